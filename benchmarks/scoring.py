@@ -1,0 +1,104 @@
+"""Cost of scoring against the plain forward pass, and memory over a million rows.
+
+    python benchmarks/scoring.py                       # fits a digits MLP, prints the ratio at several batch sizes
+    python benchmarks/scoring.py --million             # peak memory over a million-row .npy as well
+    python benchmarks/scoring.py --pipeline DIR        # the same for a pipeline of yours
+
+The ratio is wall time of scoring 10,000 inputs, score table and top_components included, after loading, over that of
+the target's own forward pass (float32, no gradient) on the same inputs and batch size; medians of interleaved repeats.
+"""
+
+import argparse
+import copy
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+ROWS, REPEATS = 10_000, 9
+CONFIG = "task: {name: digits, attack: conj, net: mlp, seed: 0}\ntracking: {enabled: false}\n"
+
+
+def fit_digits(folder: Path) -> Path:
+    from madpipe.config.loading import load_config
+    from madpipe.workflows.fit import fit
+
+    (folder / "config.yaml").write_text(CONFIG)
+    started = time.perf_counter()
+    output = folder / "pipeline"
+    fit(load_config(folder / "config.yaml"), base=folder, output=output, report=lambda line: None)
+    print(f"fit of a digits MLP on {torch.get_num_threads()} thread: {time.perf_counter() - started:.1f} s")
+    return output
+
+
+def print_ratios(folder: Path) -> None:
+    from madpipe.pipeline.scorer import Pipeline
+    from madpipe.workflows.score import score_batch
+
+    pipeline = Pipeline.load(folder)
+    target = pipeline.folds[0].observer.method.model.target
+    float_target = copy.deepcopy(target).float()
+    x = np.random.default_rng(0).random((ROWS, *pipeline.input_shape), dtype=np.float32)
+    ids = [str(i) for i in range(ROWS)]
+    print("| batch size | plain forward, ms | scoring, ms | ratio |\n|---|---|---|---|")
+    for size in (256, 1024, 4096):
+        forward, scoring = [], []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            with torch.no_grad():
+                for i in range(0, ROWS, size):
+                    float_target(torch.from_numpy(x[i : i + size]))
+            middle = time.perf_counter()
+            for i in range(0, ROWS, size):
+                score_batch(pipeline, ids[i : i + size], x[i : i + size], 0.01)
+            forward.append(middle - started)
+            scoring.append(time.perf_counter() - middle)
+        f, s = statistics.median(forward), statistics.median(scoring)
+        print(f"| {size} | {1e3 * f:.1f} | {1e3 * s:.1f} | {s / f:.1f} |")
+
+
+def print_memory(folder: Path, scratch: Path) -> None:
+    """Peak resident memory of `madpipe score` in a process of its own, over lengths of the same file."""
+    shape = (64,)
+    whole = np.lib.format.open_memmap(scratch / "rows.npy", "w+", np.float32, (1_000_000, *shape))
+    rng = np.random.default_rng(0)
+    for i in range(0, len(whole), 50_000):
+        whole[i : i + 50_000] = rng.random((50_000, *shape), dtype=np.float32)
+    whole.flush()
+    print("| rows | peak memory, MB | seconds |\n|---|---|---|")
+    for rows in (10_000, 100_000, 1_000_000):
+        part = scratch / f"{rows}.npy"
+        np.save(part, np.lib.format.open_memmap(scratch / "rows.npy", "r")[:rows])
+        output = scratch / "scores.parquet"
+        command = [sys.executable, "-m", "madpipe", "score", "--pipeline", str(folder), str(part), "-o", str(output)]
+        started = time.perf_counter()
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # the largest child so far: lengths rise
+        print(f"| {rows:,} | {peak:.0f} | {seconds:.1f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", type=Path)
+    parser.add_argument("--million", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as scratch:
+        folder = args.pipeline or fit_digits(Path(scratch))
+        print_ratios(folder)
+        if args.million:
+            print_memory(folder, Path(scratch))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What commands print: talk on stderr, JSON documents and plain tables on stdout."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def talk(line: str) -> None:
+    """One line for the person; never data."""
+    click.echo(line, err=True)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One document on stdout; NaN and infinities, which JSON lacks, become null."""
+    click.echo(json.dumps(_json_value(document), indent=2, allow_nan=False))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns on stdout: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        click.echo("  ".join(cells).rstrip())
+
+
+def counted(number: int, noun: str) -> str:
+    """`counted(2000, "input")` is "2,000 inputs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`duration(75)` is "1 min 15 s"; below ten seconds with one decimal."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def near(path: Path) -> Path:
+    """`path` as seen from the current folder, where it lies inside."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+
+
+def command_line(*words: object) -> str:
+    """Words as one line that can be pasted into a shell."""
+    return shlex.join(str(word) for word in words)
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars, without importing numpy
+        return _json_value(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""The YAML config: its schema, how it is read, and how plug-in defaults are filled in."""

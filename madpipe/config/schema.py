@@ -1,0 +1,181 @@
+"""The sections of a config file, in the order in which data flow; plug-in sections stay dictionaries here.
+
+A plug-in's own keys (a method's, an extractor's, a task's, a detector's options) are checked by
+`madpipe.config.resolving`, which asks the plug-in: this file imports none of them.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+# MLflow refuses "/" and ":" in a registered model's name, and the experiment's name is also the model's.
+RunName = Annotated[str, Field(pattern=r"^[^/\\:@\s][^/\\:@]*$")]
+
+DEFAULT_METHOD = "spd"
+DEFAULT_COMBINER = "soft_maximum"
+DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {
+    name: {"detector": "standardised_mean", "patterns": "reconstruction", "features": features}
+    for name, features in {
+        "output_divergence": ["kl_forward_*"],
+        "first_hidden_residual": ["hidden_first_*"],
+        "hidden_residual": ["hidden_max_*"],
+    }.items()
+}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TargetConfig(Section):
+    """`factory` is "my_model.py:build" (relative to the config file) or "package.module:build"."""
+
+    factory: str
+    kwargs: dict[str, Any] = {}
+    weights: str | None = None
+    output: Literal["categorical", "bernoulli", "regression"] = "categorical"
+    sites: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+
+
+class DataConfig(Section):
+    """`trusted` is relative to the config file.
+
+    `keep_trusted` stores those rows in the pipeline folder, for later controls and recalibration.
+    """
+
+    trusted: str
+    key: str | None = None
+    keep_trusted: bool = True
+
+
+class MemberConfig(Section):
+    """One detector on the features of one extractor that match any of the globs in `features`.
+
+    `combine: false` reports the member's score beside the others and leaves it out of the combined one.
+    """
+
+    detector: str
+    patterns: str
+    features: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    options: dict[str, Any] = {}
+    combine: bool = True
+
+
+class CombinerConfig(Section):
+    detector: str = DEFAULT_COMBINER
+    options: dict[str, Any] = {}
+
+
+class DetectorsConfig(Section):
+    """A `members` section in a file replaces the default members; it does not add to them."""
+
+    members: dict[FileName, MemberConfig] = Field(default=DEFAULT_MEMBERS, validate_default=True)
+    combiner: CombinerConfig = CombinerConfig()
+
+    @field_validator("members")
+    @classmethod
+    def _one_is_combined(cls, members: dict[str, MemberConfig]) -> dict[str, MemberConfig]:
+        if not any(member.combine for member in members.values()):
+            raise ValueError("at least one member with combine: true is needed.")
+        return members
+
+
+class CalibrationConfig(Section):
+    """`folds` is used below 200 trusted rows; sizes of None follow the number of rows (`madpipe.data.splits`)."""
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    validation_size: Count | None = None
+    calibration_size: Count | None = None
+
+
+class ScoringConfig(Section):
+    """`top`: how many components are named for each input."""
+
+    batch_size: Count = 1024
+    precision: Literal["float64", "float32"] = "float64"
+    top: Annotated[int, Field(ge=0)] = 3
+
+
+class TrackingConfig(Section):
+    """`log_example: trusted` puts a real trusted input into the model in MLflow; "synthetic" puts noise there."""
+
+    experiment: RunName = "madpipe"
+    run_name: RunName | None = None
+    tracking_uri: str | None = None
+    register_model: bool = Field(default=True, alias="register")
+    log_example: Literal["synthetic", "trusted"] = "synthetic"
+    enabled: bool = True
+
+
+class TrainerConfig(Section):
+    """Lightning's own words, handed to its Trainer; `devices: -1` takes all, `max_time` is "DD:HH:MM:SS"."""
+
+    accelerator: Literal["cpu", "cuda", "gpu", "mps", "tpu", "auto"] = "cpu"
+    devices: Annotated[int, Field(ge=-1)] = 1
+    num_nodes: Count = 1
+    strategy: str = "auto"
+    precision: Literal["32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"] = "32-true"
+    max_time: Annotated[str, Field(pattern=r"^\d{2}:\d{2}:\d{2}:\d{2}$")] | None = None
+    enable_progress_bar: bool = True
+
+
+class PipelineConfig(Section):
+    """The whole config: either `task`, or `target` and `data`; everything else has a default.
+
+    `patterns` holds every extractor that a member reads, with `{}` for those the file does not configure.
+    """
+
+    target: TargetConfig | None = None
+    data: DataConfig | None = None
+    task: dict[str, Any] | None = None
+    decomposition: dict[str, Any] = Field(default={}, validate_default=True)
+    patterns: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    detectors: DetectorsConfig = DetectorsConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("task")
+    @classmethod
+    def _task_is_named(cls, task: dict[str, Any] | None) -> dict[str, Any] | None:
+        return task if task is None else _opened_by("name", None, task)
+
+    @field_validator("decomposition")
+    @classmethod
+    def _method_is_named(cls, decomposition: dict[str, Any]) -> dict[str, Any]:
+        return _opened_by("method", DEFAULT_METHOD, decomposition)
+
+    @field_validator("patterns", mode="before")
+    @classmethod
+    def _bare_extractor_means_defaults(cls, patterns: Any) -> Any:
+        if not isinstance(patterns, dict):
+            return patterns
+        return {name: {} if options is None else options for name, options in patterns.items()}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        own = self.target is not None or self.data is not None
+        if own and self.task is not None:
+            raise ValueError("'task' brings its own target and data: keep either 'task', or 'target' and 'data'.")
+        if self.task is None and (self.target is None or self.data is None):
+            absent = " and ".join(f"'{key}'" for key in ("target", "data") if getattr(self, key) is None)
+            raise ValueError(f"{absent} missing: a config needs either 'target' and 'data', or 'task'.")
+        return self
+
+    @model_validator(mode="after")
+    def _members_bring_their_extractors(self) -> Self:
+        for member in self.detectors.members.values():
+            self.patterns.setdefault(member.patterns, {})
+        return self
+
+
+def _opened_by(key: str, default: str | None, section: dict[str, Any]) -> dict[str, Any]:
+    """`section` with `key`, which names its plug-in, as first entry."""
+    name = section.get(key, default)
+    if not (isinstance(name, str) and name):
+        raise ValueError(f"its '{key}' must be a name, like '{key}: {default or 'digits'}'.")
+    return {key: name} | {k: v for k, v in section.items() if k != key}

@@ -1,0 +1,53 @@
+"""One array in one file, as every format's reader hands it on: its row count, its row shape, and its rows in blocks."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madpipe.errors import DamagedFileError, ShapeError, UnknownNameError, nearest
+
+Rows = NDArray[Any]
+NUMERIC_KINDS = "biuf"  # bool, int, unsigned, float
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """Nothing but the header is read until `blocks` or `whole` is called.
+
+    row_count, row_shape: None where the file does not say before it is read. blocks(n): the rows in order, at most n
+    at a time, in memory for one block; may be called again. whole: everything, memory-mapped where the format allows.
+    """
+
+    path: Path
+    row_count: int | None
+    row_shape: tuple[int, ...] | None
+    blocks: Callable[[int], Iterator[Rows]]
+    whole: Callable[[], Rows]
+
+
+def check_dtype(dtype: np.dtype[Any], source: str) -> None:
+    """Only booleans, integers and real floats; DamagedFileError for Python objects, which only a pickle can hold."""
+    if dtype.hasobject:
+        raise DamagedFileError(f"{source} holds a pickle, which is never loaded; save it as a plain numeric array")
+    if dtype.kind not in NUMERIC_KINDS:
+        raise ShapeError(f"{source} holds {dtype}; inputs must be booleans, integers or real numbers")
+
+
+def choose_key(key: str | None, names: list[str], source: str) -> str:
+    """The array asked for; without a key the only one, else the one named 'x'."""
+    if not names:
+        raise UnknownNameError(f"{source} holds no array")
+    if key is None and len(names) == 1:
+        return names[0]
+    wanted = "x" if key is None else key
+    if wanted in names:
+        return wanted
+    if key is None:
+        raise UnknownNameError(
+            f"{source} holds several arrays ({', '.join(sorted(names))}) and none is named 'x'; name one with key"
+        )
+    raise UnknownNameError(f"{source} has no array '{key}'.{nearest(key, names)}")

@@ -1,0 +1,165 @@
+"""Files of inputs as float32 rows: one array whole, or many files as a stream that needs memory for one batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madpipe.data.array_file import ArrayFile, Rows, check_dtype
+from madpipe.data.npy_stream import open_npy, open_npz
+from madpipe.data.safe_tensors import open_safetensors
+from madpipe.data.tables import open_csv, open_parquet
+from madpipe.errors import MissingFileError, NonFiniteError, ShapeError, TooFewRowsError, unknown
+
+Float32 = NDArray[np.float32]
+
+TABLES: dict[str, Callable[[Path, str | None, Sequence[str]], ArrayFile]] = {".csv": open_csv, ".parquet": open_parquet}
+ARRAYS: dict[str, Callable[[Path, str | None], ArrayFile]] = {
+    ".npy": open_npy,
+    ".npz": open_npz,
+    ".safetensors": open_safetensors,
+}
+
+
+def read_array(path: Path, key: str | None = None) -> Rows:
+    """The whole array as it was saved (any numeric dtype; .npy memory-mapped), rows first; nothing is ever unpickled.
+
+    Without a key: the file's only array, else the one named "x"; of a table all numeric columns. Raises
+    MissingFileError, UnknownNameError (key, extension), DamagedFileError, ShapeError (not numeric), TooFewRowsError.
+    """
+    file = _open(Path(path), key)
+    array = file.whole()
+    if len(array) == 0:
+        raise TooFewRowsError(f"{path} holds no rows")
+    return array
+
+
+def read_labels(path: Path, label_name: str = "is_anomalous") -> NDArray[np.bool_]:
+    """One truth value per row from the array or column `label_name`: booleans, or numbers that are all 0 or 1."""
+    labels = read_array(path, label_name)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not np.isin(labels, (0, 1)).all():
+        raise ShapeError(f"{path}: '{label_name}' {labels.shape} is no label; it needs one 0 or 1 (or boolean) per row")
+    return labels.astype(bool)
+
+
+def check_rows(x: Rows, shape: tuple[int, ...] | None, source: str, first_row: int = 0) -> Float32:
+    """`x` [B, ...] as float32 rows of the given shape (any, when None); flat rows of the right size are reshaped.
+
+    Raises ShapeError when rows do not fit or are not numeric, NonFiniteError naming the first row that holds NaN,
+    infinity or a value beyond float32. `first_row` is the number of the block's first row, for that message.
+    """
+    check_dtype(x.dtype, source)
+    if shape is not None and x.shape[1:] != shape:
+        if x.ndim not in (1, 2) or prod(x.shape[1:]) != prod(shape):
+            raise ShapeError(f"{source}: rows have shape {x.shape[1:]}, and {shape} is needed")
+        x = x.reshape(len(x), *shape)
+    if x.ndim < 2:
+        raise ShapeError(
+            f"{source} is a flat list of shape {x.shape}; it needs one row per input and one axis of values"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = np.ascontiguousarray(x, dtype=np.float32)
+    rows = rows if rows.flags.writeable else rows.copy()  # torch shares the memory of what it is given
+    finite = np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
+    if not finite.all():
+        row = int(np.argmin(finite))
+        cause = "NaN or infinite" if not np.isfinite(x[row]).all() else "too large for float32"
+        raise NonFiniteError(f"{source}: row {first_row + row} holds a value that is {cause}; drop or repair it")
+    return rows
+
+
+@dataclass(frozen=True)
+class InputStream:
+    """Batches of (ids, x float32 [B, ...]) in file order; may be iterated again. Batches do not reach across files.
+
+    row_count: over all files, None when a file does not say (csv). shape: of one input. An id is the row's number in
+    its file, "<file name>:<row>" when there are several files.
+    """
+
+    files: tuple[ArrayFile, ...]
+    batch_size: int
+    shape: tuple[int, ...]
+    row_count: int | None
+
+    def __iter__(self) -> Iterator[tuple[list[str], Float32]]:
+        for file, prefix in zip(self.files, self._prefixes(), strict=True):
+            start = 0
+            for block in file.blocks(self.batch_size):
+                rows = check_rows(block, self.shape, str(file.path), start)
+                yield [f"{prefix}{start + row}" for row in range(len(rows))], rows
+                start += len(rows)
+            if start == 0:
+                raise TooFewRowsError(f"{file.path} holds no rows")
+
+    def _prefixes(self) -> list[str]:
+        if len(self.files) == 1:
+            return [""]
+        names = [file.path.name for file in self.files]
+        paths = [str(file.path) for file in self.files]
+        return [f"{name}:" for name in (names if len(set(names)) == len(names) else paths)]
+
+
+def open_inputs(
+    paths: Sequence[Path],
+    key: str | None,
+    batch_size: int,
+    *,
+    shape: tuple[int, ...] | None = None,
+    without: Sequence[str] = (),
+) -> InputStream:
+    """A stream over one or more files, of any mix of formats, whose rows have one shape.
+
+    `shape` is what a row must have (flat rows of as many values are reshaped); when None the first file's shape counts.
+    `without` names columns of tables that are no inputs, such as labels. Raises what `read_array` raises, here or while
+    reading; NonFiniteError while reading.
+    """
+    if not paths:
+        raise MissingFileError("no input file was named")
+    assert batch_size > 0, batch_size
+    files = tuple(_open(Path(path), key, without) for path in paths)
+    row_shape = shape or files[0].row_shape or _first_row_shape(files[0])
+    for file in files:
+        if file.row_shape is not None:
+            check_rows(np.empty((0, *file.row_shape)), row_shape, str(file.path))
+    counts = [file.row_count for file in files]
+    return InputStream(files, batch_size, row_shape, None if None in counts else sum(c or 0 for c in counts))
+
+
+def _first_row_shape(file: ArrayFile) -> tuple[int, ...]:
+    if file.row_shape == ():
+        raise ShapeError(f"{file.path} is a flat list; it needs one row per input and one axis of values")
+    first = next(file.blocks(1), None)
+    if first is None:
+        raise TooFewRowsError(f"{file.path} holds no rows")
+    return tuple(first.shape[1:])
+
+
+def _open(path: Path, key: str | None, without: Sequence[str] = ()) -> ArrayFile:
+    if not path.is_file():
+        raise MissingFileError(f"no file {path}{_nearby(path)}")
+    suffix = path.suffix.lower()
+    if suffix in TABLES:
+        file = TABLES[suffix](path, key, without)
+    elif suffix in ARRAYS:
+        file = ARRAYS[suffix](path, key)
+    else:
+        raise unknown("input format", suffix, [*ARRAYS, *TABLES], f"{path}: ")
+    if file.row_count == 0:
+        raise TooFewRowsError(f"{path} holds no rows")
+    return file
+
+
+def _nearby(path: Path) -> str:
+    """What lies in the folder under a similar name, to end a missing-file message."""
+    if path.is_dir():
+        return "; it is a folder: name a file in it"
+    if not path.parent.is_dir():
+        return f"; there is no folder {path.parent}"
+    close = get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.5)
+    return f"; did you mean {path.parent / close[0]}?" if close else f"; nothing in {path.parent} has a similar name"

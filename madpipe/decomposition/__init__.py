@@ -1,0 +1,1 @@
+"""Methods that decompose a target's weights on trusted data."""

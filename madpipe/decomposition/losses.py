@@ -1,0 +1,99 @@
+"""Pure losses: tensors in, one number per instance out.
+
+Legend: S instances, B inputs, O outputs, P positions, K slots.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+OutputKind = Literal["categorical", "bernoulli", "regression"]
+
+
+@dataclass(frozen=True)
+class OutputMetric:
+    """Distances between two outputs in the target's own terms.
+
+    `kind` says what the outputs are: logits of one categorical, independent logits (bernoulli), or real values
+    (regression: a Gaussian of variance `variance`). `variance` is that of clean outputs on trusted data, a scalar.
+    """
+
+    kind: OutputKind
+    variance: float
+
+    def kl(self, p: Tensor, q: Tensor) -> Tensor:
+        """KL(p || q) >= 0 in nats: [..., O] twice -> [...]. Axes between the inputs and O are the caller's to sum."""
+        match self.kind:
+            case "categorical":
+                log_p, log_q = functional.log_softmax(p, -1), functional.log_softmax(q, -1)
+                return (log_p.exp() * (log_p - log_q)).sum(-1)
+            case "bernoulli":
+                difference = functional.softplus(q) - functional.softplus(p) - torch.sigmoid(p) * (q - p)
+                return difference.sum(-1)
+            case "regression":
+                return (p - q).square().sum(-1) / (2 * self.variance)
+
+    def squared_distance(self, p: Tensor, q: Tensor) -> Tensor:
+        """Mean squared difference of raw outputs over `variance`: [..., O] twice -> [...]."""
+        return (p - q).square().mean(-1) / self.variance
+
+    def reconstruction(self, clean: Tensor, explained: Tensor) -> Tensor:
+        """KL plus normalised squared distance, mean over inputs (and positions): [S, B, ..., O] twice -> [S].
+
+        KL alone saturates where the target is sure of itself; the distance keeps a gradient there.
+        """
+        both = self.kl(clean, explained) + self.squared_distance(clean, explained)
+        return per_instance_mean(both)
+
+
+def per_instance_mean(values: Tensor) -> Tensor:
+    """[S, ...] -> [S]."""
+    return values.flatten(1).mean(1)
+
+
+def hidden_reconstruction(clean: dict[str, Tensor], masked: dict[str, Tensor], variances: dict[str, float]) -> Tensor:
+    """Mean squared difference of hidden activations over their variance, mean over sites: [S]; a scalar 0 without any.
+
+    `clean` [S, B, ...] and `masked` [S, B, ...] hold at least the sites named in `variances`.
+    """
+    terms = [
+        per_instance_mean((clean[name] - masked[name]).square()) / variance for name, variance in variances.items()
+    ]
+    return torch.stack(terms).mean(0) if terms else torch.zeros(())
+
+
+def faithfulness(deltas: list[Tensor]) -> Tensor:
+    """Mean squared weight delta over all parameters of all sites: [S, I, O] each -> [S] (APD section 2; SPD eq. 3)."""
+    count = sum(delta[0].numel() for delta in deltas)
+    return torch.stack([delta.square().flatten(1).sum(1) for delta in deltas]).sum(0) / count
+
+
+def parsimony(sums: list[Tensor], weights: list[Tensor]) -> Tensor:
+    """sum over sites of |sum of alive components|_F^2 / |W|_F^2: [S]. `sums` are [S, I, O], `weights` [I, O]."""
+    sizes = [w.square().sum().clamp(min=1e-30) for w in weights]  # a weight of zeros costs nothing
+    terms = [s.square().flatten(1).sum(1) / size for s, size in zip(sums, sizes, strict=True)]
+    return torch.stack(terms).sum(0)
+
+
+def importance_minimality(importances: list[Tensor], exponent: float) -> Tensor:
+    """Mean over inputs (and positions) of sum_k |g_k|^p, summed over sites: [S] (SPD eq. 7).
+
+    `importances` are [S, B, *P, K], from the upper leaky hard sigmoid. 1e-6 is added to g, for a gradient finite at 0
+    when p is below 1.
+    """
+    terms = [per_instance_mean((g.clamp(min=0) + 1e-6).pow(exponent).sum(-1)) for g in importances]
+    return torch.stack(terms).sum(0)
+
+
+def schatten(U: Tensor, V: Tensor, active: Tensor, exponent: float) -> Tensor:
+    """Mean over inputs of sum_{c active} sum_m (|U_cm|^2 |V_cm|^2)^(p/2): [S] (APD section 2.4, factorised Schatten-p).
+
+    `U` [S, C*m, O], `V` [S, I, C*m], `active` [S, B, C] binary.
+    """
+    S, _, C = active.shape
+    energy = (U.square().sum(-1) * V.square().sum(1)).view(S, C, -1)
+    per_component = (energy + 1e-16).pow(exponent / 2).sum(-1)
+    return (active.mean(1) * per_component).sum(-1)

@@ -1,0 +1,145 @@
+"""The contract of a decomposition method, and what all methods share: alive sets, groups of slots, explained masks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from madpipe.components.masks import FixedWeights, SharedMask, SiteMask
+from madpipe.components.model import ComponentModel, Forward
+from madpipe.components.sites import Site
+from madpipe.decomposition.losses import OutputMetric
+
+
+class MethodConfig(BaseModel):
+    """What every method is told. Subclasses add their own settings beside their class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    input_noise: float = 0.1  # augmentation: noise of this share of each input's own standard deviation
+
+
+@dataclass(frozen=True)
+class TrustedStatistics:
+    """What a method may know of trusted data before training: everything is taken on fit rows.
+
+    `input_std` has an input's shape; `hidden_variances` is a variance per hidden site input; `spans` an orthonormal
+    basis [I, k] per site, of the directions its trusted inputs use.
+    """
+
+    input_std: Tensor
+    hidden_variances: Mapping[str, float]
+    spans: Mapping[str, Tensor]
+    metric: OutputMetric
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x [S*B, ...] with its clean pass (shapes [S, B, ...]) and the only source of randomness of a step."""
+
+    x: Tensor
+    clean: Forward
+    generator: torch.Generator
+    progress: float
+
+
+class Method(nn.Module, ABC):
+    """A ComponentModel with a training objective. After `settle`, `alive` says which slots trusted data need."""
+
+    Config: ClassVar[type[MethodConfig]]
+    name: ClassVar[str]
+
+    model: ComponentModel
+    statistics: TrustedStatistics
+
+    def __init__(self, target: nn.Module, sites: Sequence[Site], config: MethodConfig, instances: int):
+        super().__init__()
+        self.config = config
+        self.model = ComponentModel(target, sites, [self.slots(site) for site in sites], instances)
+        for i, k in enumerate(self.model.slots):
+            self.register_buffer(f"alive_{i}", torch.ones(instances, k, dtype=torch.bool))
+
+    @classmethod
+    @abstractmethod
+    def variants(cls, config: MethodConfig) -> list[str]:
+        """Names of the decompositions one fit trains side by side, each with settings of its own."""
+
+    @abstractmethod
+    def slots(self, site: Site) -> int:
+        """K at a site."""
+
+    @abstractmethod
+    def initialise(self, statistics: TrustedStatistics, generator: torch.Generator) -> None:
+        """Set every parameter; called once, before the first step."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms by name, each [S]; `total` is what is minimised."""
+
+    @abstractmethod
+    def activity(self, clean: Forward, x: Tensor) -> dict[str, Tensor]:
+        """How active each slot is on each of [B] inputs, at each position: site -> [S, B, *P, K], 0 = off."""
+
+    @property
+    def variant_names(self) -> list[str]:
+        return self.variants(self.config)
+
+    def matches_hidden(self) -> list[bool]:
+        """Per variant, whether it was trained to reproduce hidden activations: only then is their residual evidence."""
+        return [True] * len(self.variants(self.config))
+
+    def hidden_sites(self) -> list[str]:
+        """Sites whose input is not the network's own input, in the order of the sites."""
+        return [site.name for site in self.model.sites if site.name in self.statistics.hidden_variances]
+
+    @abstractmethod
+    def component_names(self) -> list[str]:
+        """Names of components, the same for every instance."""
+
+    def after_step(self, step: int) -> None:
+        """Whatever a method keeps from step to step besides its parameters."""
+
+    def alive(self, index: int) -> Tensor:
+        """Slots of site `index` that some trusted input needs, bool [S, K]."""
+        alive: Tensor = getattr(self, f"alive_{index}")
+        return alive
+
+    def alive_masks(self, delta: float = 0.0) -> dict[str, SiteMask]:
+        """Alive slots at one, dead ones at zero, the weight delta at `delta`: the trusted mechanisms alone."""
+        return {
+            site.name: SharedMask(self.alive(i).to(self.model.V[i].dtype), delta)
+            for i, site in enumerate(self.model.sites)
+        }
+
+    def all_slots_masks(self) -> dict[str, SiteMask]:
+        """Every slot at one, alive or not, the weight delta removed."""
+        return {
+            site.name: SharedMask(torch.ones_like(self.model.U[i][:, :, 0])) for i, site in enumerate(self.model.sites)
+        }
+
+    def alive_weights(self) -> dict[str, FixedWeights]:
+        """The alive masks as rebuilt weights, for scoring many batches."""
+        model = self.model
+        return {
+            site.name: FixedWeights(model.masked_weight(i, self.alive(i).to(model.V[i].dtype)))
+            for i, site in enumerate(model.sites)
+        }
+
+    @torch.no_grad()
+    def settle(self, chunks: Sequence[Tensor], threshold: float = 0.1) -> None:
+        """Set the alive sets: activity above `threshold` somewhere on trusted data, given in chunks [B, ...]."""
+        highest = [torch.zeros_like(self.alive(i), dtype=torch.float32) for i in range(len(self.model.sites))]
+        for x in chunks:
+            activity = self.activity(self.model.clean_forward(x), x)
+            for i, site in enumerate(self.model.sites):
+                peak = activity[site.name].flatten(1, -2).amax(1).float()
+                highest[i] = torch.maximum(highest[i], peak)
+        for i, peak in enumerate(highest):
+            self.alive(i).copy_(peak > threshold)

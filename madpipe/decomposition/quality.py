@@ -1,0 +1,71 @@
+"""Is a decomposition good? Figures taken on trusted rows it was not trained on (SPD section 3, VPD section 4)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from madpipe.components.masks import InputMask, Masks, stochastic_mask
+from madpipe.decomposition.method import Method
+
+
+@torch.no_grad()
+def quality(method: Method, chunks: Sequence[Tensor]) -> dict[str, float]:
+    """Per variant, keys `<figure>/<variant>`, averaged over instances of one variant.
+
+    l0, l0_01: slots with activity above 0 and above 0.1 per input (and position), over all sites. alive: alive slots.
+    faithfulness: |W - sum of slots|^2 / |W|^2. alive_norm: |sum of alive slots|^2 / |W|^2. reconstruction_*: KL in nats
+    per input of the pass with all slots (unmasked), alive ones, this input's importances, and stochastic masks.
+    """
+    names = method.variant_names
+    sums: dict[str, Tensor] = {}
+    count = 0
+    generator = torch.Generator().manual_seed(0)
+    for x in chunks:
+        count += len(x)
+        for key, value in _chunk_sums(method, x, generator).items():
+            sums[key] = sums[key] + value if key in sums else value
+    figures = {key: value / max(count, 1) for key, value in sums.items()} | _weight_figures(method)
+    return {
+        f"{key}/{name}": float(value[s :: len(names)].mean())
+        for key, value in figures.items()
+        for s, name in enumerate(names)
+    }
+
+
+def _chunk_sums(method: Method, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    model = method.model
+    clean = model.clean_forward(x)
+    activity = method.activity(clean, x)
+    S, repeated = model.instances, x.repeat(model.instances, *[1] * (x.ndim - 1))
+    passes: dict[str, Masks] = {
+        "unmasked": method.all_slots_masks(),
+        "alive": method.alive_masks(),
+        "importance": {name: InputMask(g) for name, g in activity.items()},
+        "stochastic": {name: InputMask(stochastic_mask(g.cpu(), generator).to(g)) for name, g in activity.items()},
+    }
+    result = {}
+    for name, masks in passes.items():
+        kl = method.statistics.metric.kl(clean.output, model.masked_forward(repeated, masks).output)
+        result[f"reconstruction_{name}"] = kl.reshape(S, len(x), -1).sum((1, 2))
+    result["l0"] = torch.stack([_active(g, 0.0) for g in activity.values()]).sum(0)
+    result["l0_01"] = torch.stack([_active(g, 0.1) for g in activity.values()]).sum(0)
+    return result
+
+
+def _active(g: Tensor, threshold: float) -> Tensor:
+    """Active slots per input, mean over positions, summed over inputs: [S]."""
+    per_position = (g > threshold).to(g.dtype).sum(-1)
+    return per_position.flatten(2).mean(2).sum(1) if per_position.ndim > 2 else per_position.sum(1)
+
+
+def _weight_figures(method: Method) -> dict[str, Tensor]:
+    model, sites = method.model, range(len(method.model.sites))
+    total = sum(float(model.weight(i).square().sum()) for i in sites)
+    alive = [method.alive(i).to(model.V[i].dtype) for i in sites]
+    return {
+        "alive": torch.stack([mask.sum(1) for mask in alive]).sum(0),
+        "faithfulness": torch.stack([model.delta(i).square().sum((1, 2)) for i in sites]).sum(0) / total,
+        "alive_norm": torch.stack([model.masked_weight(i, alive[i]).square().sum((1, 2)) for i in sites]).sum(0)
+        / total,
+    }

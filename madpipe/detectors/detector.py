@@ -1,0 +1,67 @@
+"""The base every detector stands on: a scikit-learn outlier estimator that only has to say how normal a row is."""
+
+from abc import abstractmethod
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+Floats = NDArray[np.float64]
+
+
+class Detector(OutlierMixin, BaseEstimator):
+    """Subclasses list their parameters in `__init__`, `contamination` among them, and implement the two methods below.
+
+    `score_samples` is higher for more normal rows and does not depend on the other rows of the batch. `offset_` is the
+    `contamination` quantile of the scores of the fitted rows, so `predict` is a rough guide only: those rows were
+    fitted on. For a threshold that keeps its promise rank held-out rows with `madpipe.detectors.conformal`.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "contamination": [Interval(Real, 0, 0.5, closed="right")],
+    }
+    contamination: float
+    n_features_in_: int
+
+    @abstractmethod
+    def _fit(self, X: Floats) -> None:
+        """Learn from trusted rows [n, F], finite float64, n >= 2."""
+
+    @abstractmethod
+    def _score_samples(self, X: Floats) -> Floats:
+        """How normal each of the rows [n, F] is, shape (n,)."""
+
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Learn what is normal from trusted rows [n, F]; `y` is ignored. Raises ValueError on NaN or infinity."""
+        self._validate_params()
+        rows = self._check(X, reset=True)
+        self._fit(rows)
+        self.offset_ = float(np.quantile(self._score_samples(rows), self.contamination))
+        return self
+
+    def score_samples(self, X: ArrayLike) -> Floats:
+        """Higher = more normal, shape (n,)."""
+        check_is_fitted(self)
+        return self._score_samples(self._check(X, reset=False))
+
+    def decision_function(self, X: ArrayLike) -> Floats:
+        """`score_samples` less `offset_`: negative = anomalous."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """1 for normal, -1 for anomalous rows."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def _check(self, X: ArrayLike, *, reset: bool) -> Floats:
+        rows: Floats = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=np.float64,
+            ensure_min_samples=2 if reset else 1,
+        )
+        return rows

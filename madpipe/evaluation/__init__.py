@@ -1,0 +1,1 @@
+"""Judging scores: metrics, intervals, honesty of p-values, comparison tables."""

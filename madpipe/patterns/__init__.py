@@ -1,0 +1,1 @@
+"""The waist: from live tensors to one row of features per input."""

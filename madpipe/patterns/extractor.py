@@ -1,0 +1,62 @@
+"""The contract of an extractor: from an observation to one row of features per input."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from madpipe.components.sites import Site
+from madpipe.decomposition.method import Method
+from madpipe.patterns.observation import Observation
+from madpipe.patterns.pattern import Patterns
+
+
+class ExtractorConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Extractor(ABC):
+    """Learns what it needs from trusted fit rows, then gives features that do not depend on the rest of the batch.
+
+    `fitted_rows` says on which trusted rows detectors of these features may be fitted: "validation" where features of
+    the rows that the decomposition was trained on are smaller than those of fresh rows.
+    """
+
+    Config: ClassVar[type[ExtractorConfig]] = ExtractorConfig
+    name: ClassVar[str]
+    fitted_rows: ClassVar[Literal["fit", "validation"]] = "fit"
+
+    def __init__(self, config: ExtractorConfig, method: Method, seed: int = 0):
+        self.config, self.method, self.seed = config, method, seed
+        self.tensors: dict[str, Tensor] = {}
+
+    def fit(self, observations: Iterable[Observation]) -> None:  # noqa: B027  most extractors learn nothing
+        """Fill `tensors` from observations of trusted fit rows. Nothing by default."""
+
+    @abstractmethod
+    def extract(self, observation: Observation) -> Patterns:
+        """Features [B, F] in the order of the batch."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What `fit` learned, to be stored."""
+        return self.tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave, in the precision and on the device of the method."""
+        like = self.method.model.V[0]
+        self.tensors = {name: value.to(like) for name, value in tensors.items()}
+
+
+def slot_patterns(values: Mapping[str, Tensor], sites: Sequence[Site], variants: Sequence[str]) -> Patterns:
+    """site -> [S, B, K] as features `<variant>:<site>.<k>`, float32."""
+    blocks, names, owners = [], [], []
+    for site in sites:
+        value = values[site.name].float()
+        for s, variant in enumerate(variants):
+            blocks.append(value[s].cpu().numpy())
+            names += [f"{variant}:{site.name}.{k}" for k in range(value.shape[-1])]
+            owners += [site.name] * value.shape[-1]
+    return Patterns(np.concatenate(blocks, axis=1), tuple(names), tuple(owners))

@@ -1,0 +1,83 @@
+"""Do the trusted components explain this output? How far the explained pass is from the clean one, output and inside.
+
+For each mask and variant: `kl_forward` KL(clean || explained) and `kl_reverse` KL(explained || clean) in nats, `l2` the
+normalised squared distance of raw outputs, `hidden_first` and `hidden_max` the mean squared residual of hidden
+activations over each unit's trusted variance, at the first hidden site and at the worst one. A site's input is hidden
+when it is not the network's own input; without a hidden site both residuals are 0. Higher = less explained.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from madpipe.components.model import Forward
+from madpipe.patterns.extractor import Extractor, ExtractorConfig
+from madpipe.patterns.observation import MaskKind, Observation
+from madpipe.patterns.pattern import Patterns
+
+VARIANCE_FLOOR = 1e-3  # of a site's mean variance: a unit silent on trusted data counts, but not without bound
+
+
+class ReconstructionConfig(ExtractorConfig):
+    masks: tuple[MaskKind, ...] = ("alive",)
+
+
+class Reconstruction(Extractor):
+    Config = ReconstructionConfig
+    name = "reconstruction"
+    fitted_rows = "validation"
+    config: ReconstructionConfig
+
+    def fit(self, observations: Iterable[Observation]) -> None:
+        sums: dict[str, list[Tensor]] = {}
+        for observation in observations:
+            for site in self.method.hidden_sites():
+                h = observation.clean.site_inputs[site][0]
+                moments = torch.stack([h.sum(0), h.square().sum(0), torch.full_like(h[0], len(h))])
+                sums.setdefault(site, []).append(moments)
+        for site, parts in sums.items():
+            total, squares, count = torch.stack(parts).sum(0)
+            variance = (squares / count - (total / count).square()).clamp(min=0)
+            self.tensors[site] = variance.clamp(min=VARIANCE_FLOOR * float(variance.mean()) + 1e-12)
+
+    def extract(self, observation: Observation) -> Patterns:
+        columns: dict[str, Tensor] = {}
+        for kind in self.config.masks:
+            explained = observation.explained(kind)
+            for statistic, values in self._outputs(observation.clean, explained).items():
+                for variant, value in zip(self.method.variant_names, values, strict=True):
+                    columns[f"{statistic}_{kind}_{variant}"] = value
+            columns |= self._hidden(observation.clean, explained, kind)
+        rows = torch.stack(list(columns.values()), 1).double().cpu().numpy()
+        return Patterns(np.ascontiguousarray(rows), tuple(columns), ("",) * len(columns))
+
+    def _outputs(self, clean: Forward, explained: Forward) -> dict[str, Tensor]:
+        metric = self.method.statistics.metric
+        p, q = clean.output, explained.output
+        values = {"kl_forward": metric.kl(p, q), "kl_reverse": metric.kl(q, p), "l2": metric.squared_distance(p, q)}
+        return {name: value.flatten(2).sum(2) if value.ndim > 2 else value for name, value in values.items()}
+
+    def _hidden(self, clean: Forward, explained: Forward, kind: str) -> dict[str, Tensor]:
+        """Residuals of the variants trained to reproduce hidden activations; of the others they say nothing."""
+        matching = [s for s, matches in enumerate(self.method.matches_hidden()) if matches]
+        if not matching:
+            return {}
+        none = [clean.output.new_zeros(len(matching), clean.output.shape[1])]
+        residuals = [
+            _weighted_residual(clean.site_inputs[site], explained.site_inputs[site][matching], self.tensors[site])
+            for site in self.method.hidden_sites()
+        ] or none
+        worst = torch.stack(residuals).amax(0)
+        columns = {}
+        for row, s in enumerate(matching):
+            columns[f"hidden_first_{kind}_{self.method.variant_names[s]}"] = residuals[0][row]
+            columns[f"hidden_max_{kind}_{self.method.variant_names[s]}"] = worst[row]
+        return columns
+
+
+def _weighted_residual(clean: Tensor, explained: Tensor, variance: Tensor) -> Tensor:
+    """Mean over units of (clean - explained)^2 / variance: [1, B, ...], [S, B, ...], [...] -> [S, B]."""
+    weights = 1 / (variance.flatten() * variance.numel())
+    return (explained - clean).flatten(2).square() @ weights

@@ -1,0 +1,1 @@
+"""The fitted whole, as a folder that scores."""

@@ -1,0 +1,71 @@
+"""The working folder of one fit, `<output>.partial`: what an interrupted fit is resumed from."""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from madpipe.components.checkpoint import load_json, save_json
+from madpipe.errors import DamagedFileError, MissingFileError
+from madpipe.pipeline.folder import partial_folder
+
+STATE = "fit.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """`resumed` is whether checkpoints of the same fit were found. `notes` outlive an interruption."""
+
+    folder: Path
+    resumed: bool
+    notes: dict[str, Any]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def note(self, **values: Any) -> None:
+        """Remember values (run ids) for a resumed fit."""
+        self.notes.update(values)
+        save_json(self.notes, self.folder / STATE)
+
+
+@contextmanager
+def open_workspace(output: Path, identity: Mapping[str, Any]) -> Iterator[Workspace]:
+    """The workspace of the fit that `identity` describes; what another fit left there is cleared away.
+
+    MissingFileError while another process fits into the same output.
+    """
+    folder = partial_folder(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise MissingFileError(f"cannot write beside {output}: {error.strerror}; choose another -o.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise MissingFileError(f"another fit is writing {output} now; wait for it, or choose another -o.") from None
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+        notes = _notes(folder)
+        resumed = notes.get("identity") == key
+        if not resumed:
+            notes = {"identity": key}
+            for name in ("checkpoints", "pipeline"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        workspace = Workspace(folder, resumed, notes)
+        workspace.note()
+        yield workspace
+
+
+def _notes(folder: Path) -> dict[str, Any]:
+    try:
+        return load_json(folder / STATE) if (folder / STATE).exists() else {}
+    except DamagedFileError:
+        return {}

@@ -1,0 +1,1 @@
+"""Showing results: figures from arrays."""

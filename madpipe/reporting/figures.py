@@ -1,0 +1,210 @@
+"""Figures as functions of arrays: each gives a matplotlib Figure and touches no global state (no pyplot)."""
+
+import os
+from collections.abc import Iterator, Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from madpipe.evaluation.metrics import auroc
+
+# Okabe and Ito (2008): told apart under every common colour blindness. Black is kept for the default score.
+NORMAL, ANOMALOUS = "#0072B2", "#D55E00"
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#8A8A00")
+ALIVE = 0.1
+BINS = 50
+LABEL_SIZE, TICK_SIZE, LEGEND_SIZE = 12, 10.5, 9.5
+
+
+def evaluation_figure(
+    anomaly_score: ArrayLike,
+    is_anomalous: ArrayLike,
+    *,
+    threshold: float | None = None,
+    alpha: float = 0.01,
+    members: Mapping[str, ArrayLike] | None = None,
+    controls: Mapping[str, ArrayLike] | None = None,
+    title: str = "",
+) -> Figure:
+    """Score histograms of normal and anomalous inputs, and ROC curves on a linear and on a logarithmic axis.
+
+    anomaly_score: [m], higher = worse. is_anomalous: bool [m]. threshold: the anomaly score from which p <= alpha.
+    members, controls: name -> anomaly scores [m] on the same inputs; members are drawn solid, controls dashed.
+    """
+    labels = np.asarray(is_anomalous, dtype=bool)
+    figure = Figure(figsize=(17, 5), layout="constrained")
+    histogram, roc, roc_at_low_rates = figure.subplots(1, 3)
+    draw_score_histograms(histogram, anomaly_score, labels, threshold=threshold, alpha=alpha)
+    for axes in (roc, roc_at_low_rates):
+        draw_roc(axes, anomaly_score, labels, members=members or {}, controls=controls or {})
+    _show_low_rates(roc_at_low_rates, int((~labels).sum()))
+    lines, names = roc.get_legend_handles_labels()
+    figure.legend(
+        [lines[-1], *lines[:-1]],  # the default is drawn last, to lie on top, and listed first
+        [names[-1], *names[:-1]],
+        title="AUROC",
+        loc="outside right upper",
+        fontsize=LEGEND_SIZE + 1,
+        title_fontsize=LEGEND_SIZE + 1,
+    )
+    if title:
+        figure.suptitle(_plain(title), fontsize=LABEL_SIZE + 2)
+    return figure
+
+
+def draw_score_histograms(
+    axes: Axes,
+    anomaly_score: ArrayLike,
+    is_anomalous: ArrayLike,
+    *,
+    threshold: float | None = None,
+    alpha: float = 0.01,
+) -> None:
+    """The share of each group in every bin; scores far outside the normal ones are counted in the outermost bins."""
+    scores, labels = np.asarray(anomaly_score, dtype=np.float64), np.asarray(is_anomalous, dtype=bool)
+    low, high = _histogram_range(scores, labels, threshold)
+    beyond = int(np.sum((scores < low) | (scores > high)))
+    edges = np.linspace(low, high, BINS + 1).tolist()
+    for name, chosen, colour in (("normal", ~labels, NORMAL), ("anomalous", labels, ANOMALOUS)):
+        values = np.clip(scores[chosen], low, high)
+        shares = np.full(len(values), 1 / max(len(values), 1))
+        label = f"{name} ({len(values):,})"
+        axes.hist(values, edges, weights=shares, histtype="stepfilled", color=colour, alpha=0.4, label=label)
+        axes.hist(values, edges, weights=shares, histtype="step", color=colour, linewidth=1.5)
+    if threshold is not None and np.isfinite(threshold):
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5, label=f"flagged: p ≤ {alpha:g}")
+    note = f"\n{beyond:,} beyond the edges are in the outermost bins" if beyond else ""
+    _label(axes, f"anomaly score (higher = worse){note}", "share of the group")
+    axes.set_ylim(top=1.3 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(loc="upper left", fontsize=LEGEND_SIZE, ncols=2)
+
+
+def draw_roc(
+    axes: Axes,
+    anomaly_score: ArrayLike,
+    is_anomalous: ArrayLike,
+    *,
+    members: Mapping[str, ArrayLike],
+    controls: Mapping[str, ArrayLike],
+) -> None:
+    """ROC of the default score (black, thick) above those of members (solid) and controls (dashed), with AUROC."""
+    labels = np.asarray(is_anomalous, dtype=bool)
+    for line, curves in (("-", members), ("--", controls)):
+        for (name, scores), colour in zip(curves.items(), cycle(PALETTE), strict=False):
+            label = f"{auroc(scores, labels):.3f}  {_plain(name)}"
+            axes.plot(*roc_points(scores, labels), line, color=colour, linewidth=1.4, label=label)
+    label = f"{auroc(anomaly_score, labels):.3f}  default"
+    axes.plot(*roc_points(anomaly_score, labels), color="black", linewidth=2.4, label=label)
+    chance = np.geomspace(1e-5, 1, 200)
+    axes.plot(chance, chance, ":", color="0.5", linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1.005))
+    _label(axes, "false-positive rate", "true-positive rate")
+
+
+def roc_points(anomaly_score: ArrayLike, is_anomalous: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(false-positive, true-positive rates) of the rule score >= t, t falling over the distinct scores; from (0, 0)."""
+    scores, labels = np.asarray(anomaly_score, dtype=np.float64), np.asarray(is_anomalous, dtype=bool)
+    order = np.argsort(-scores, kind="stable")
+    last_of_each_value = np.append(np.diff(scores[order]) != 0, True)
+    rates = []
+    for group in (~labels, labels):
+        caught = np.cumsum(group[order])[last_of_each_value]
+        rates.append(np.concatenate([[0.0], caught / group.sum()]))
+    return rates[0], rates[1]
+
+
+def training_figure(steps: ArrayLike, losses: Mapping[str, ArrayLike], *, title: str = "") -> Figure:
+    """Losses over steps, on a logarithmic axis where every value is positive. steps: [T]; losses: name -> [T]."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    values = {name: np.asarray(loss, dtype=np.float64) for name, loss in losses.items()}
+    for (name, loss), style in zip(values.items(), _line_styles(), strict=False):
+        axes.plot(np.asarray(steps), loss, label=_plain(name), linewidth=1.6, **style)
+    if values and all((loss[np.isfinite(loss)] > 0).all() for loss in values.values()):
+        axes.set_yscale("log")
+    _label(axes, "step", "loss")
+    return _finished(figure, axes, title)
+
+
+def alive_spectrum_figure(importances: Mapping[str, ArrayLike], *, threshold: float = ALIVE, title: str = "") -> Figure:
+    """The largest causal importance of each component on trusted data, by falling size, one line per site.
+
+    importances: site -> [C] in [0, 1]. Components above `threshold` are alive; the legend counts them.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for (site, values), style in zip(importances.items(), _line_styles(), strict=False):
+        spectrum = np.sort(np.asarray(values, dtype=np.float64))[::-1]
+        label = f"{_plain(site)}: {int((spectrum > threshold).sum())} of {len(spectrum)} alive"
+        ranks = np.arange(1, len(spectrum) + 1)
+        axes.plot(ranks, spectrum, marker="o", markersize=3, linewidth=1.4, label=label, **style)
+    axes.axhline(threshold, color="black", linestyle=":", linewidth=1.2)
+    axes.set_ylim(-0.02, 1.05)
+    _label(axes, "component, by falling importance", "largest causal importance on trusted data")
+    return _finished(figure, axes, title)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG whole or not at all; the same figure gives the same bytes. The folder must exist."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        figure.savefig(partial, format="png", dpi=130, metadata={"Software": None})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _histogram_range(
+    scores: NDArray[np.float64], labels: NDArray[np.bool_], threshold: float | None
+) -> tuple[float, float]:
+    """From the smallest to the largest score, but no further than eight normal spreads from the normal median."""
+    normal = scores[~labels] if (~labels).any() else scores
+    median, lower, upper = np.quantile(normal, [0.5, 0.05, 0.95])
+    spread = max(upper - lower, 1e-6 * max(abs(median), 1.0))
+    low, high = max(scores.min(), median - 8 * spread), min(scores.max(), median + 8 * spread)
+    if threshold is not None and np.isfinite(threshold):
+        low, high = min(low, threshold), max(high, threshold)
+    margin = 0.02 * (high - low) or 0.5 * spread
+    return float(low - margin), float(high + margin)
+
+
+def _show_low_rates(axes: Axes, normal_count: int) -> None:
+    """A logarithmic axis from half of the smallest rate that this many normal inputs can show."""
+    axes.set_xscale("log")
+    axes.set_xlim(0.5 / max(normal_count, 2), 1)
+    for rate in (0.01, 0.05):
+        axes.axvline(rate, color="0.75", linewidth=0.8, zorder=0)
+    axes.set_xlabel("false-positive rate (lines at 1 % and 5 %)", fontsize=LABEL_SIZE)
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, fontsize=LABEL_SIZE)
+    axes.set_ylabel(y, fontsize=LABEL_SIZE)
+    axes.tick_params(labelsize=TICK_SIZE)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _line_styles() -> Iterator[dict[str, Any]]:
+    """Colours first, then the same colours with other dashes."""
+    for dashes in cycle(("-", "--", "-.", ":")):
+        for colour in PALETTE:
+            yield {"color": colour, "linestyle": dashes}
+
+
+def _plain(text: str) -> str:
+    """`text` as it stands: two dollar signs would be read as a formula."""
+    return text.replace("$", r"\$")
+
+
+def _finished(figure: Figure, axes: Axes, title: str) -> Figure:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=LEGEND_SIZE)
+    if title:
+        axes.set_title(_plain(title), fontsize=LABEL_SIZE + 1)
+    return figure

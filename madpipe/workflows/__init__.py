@@ -1,0 +1,1 @@
+"""One function per verb; each joins rooms and holds no maths."""

@@ -1,0 +1,109 @@
+"""`evaluate`: labelled inputs show how well the pipeline separates and whether its p-values keep their word."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from madpipe.data.inputs import check_rows, read_array, read_labels
+from madpipe.errors import ShapeError
+from madpipe.evaluation.metrics import operating_metrics
+from madpipe.pipeline.controls import control_scores
+from madpipe.pipeline.scorer import Pipeline
+from madpipe.pipeline.trusted_rows import kept_rows, rows_from
+from madpipe.workflows.score import pipeline_folder
+
+Floats = NDArray[np.float64]
+Scores = dict[str, tuple[Floats, Floats]]  # name -> (anomaly scores, p-values)
+
+
+def evaluate(
+    pipeline: str,
+    labelled: Path,
+    *,
+    label: str,
+    controls: bool = False,
+    trusted: Path | None = None,
+    key: str | None = None,
+    figure: Path | None = None,
+    trust_code: bool = False,
+    tracking_uri: str | None = None,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Metrics of the default score, of every member and, if asked, of the controls.
+
+    Labels judge; nothing is fitted on them.
+    """
+    folder = pipeline_folder(pipeline, trust_code, tracking_uri)
+    loaded = Pipeline.load(folder)
+    x = check_rows(read_array(labelled, key or loaded.key), loaded.input_shape, str(labelled))
+    is_anomalous = read_labels(labelled, label)
+    _check_labels(is_anomalous, len(x), labelled, label)
+    scores = pipeline_scores(loaded, x)
+    size = loaded.calibration_size
+    result: dict[str, Any] = {
+        "rows": len(x),
+        "anomalous": int(is_anomalous.sum()),
+        "calibration_size": size,
+        "default": operating_metrics(*scores["default"], is_anomalous, size),
+        "members": {n: operating_metrics(*scores[n], is_anomalous, size) for n in loaded.member_names},
+    }
+    others: Scores = {}
+    if controls:
+        rows = (
+            rows_from(trusted, key or loaded.key, loaded.input_shape, loaded.facts["seed"])
+            if trusted
+            else kept_rows(folder)
+        )
+        others = control_scores(loaded, rows, x, report)
+        control_size = len(rows.calibration)
+        result["controls"] = {n: operating_metrics(s, p, is_anomalous, control_size) for n, (s, p) in others.items()}
+    if figure:
+        _draw(figure, scores["default"], others, result, is_anomalous, labelled)
+    return result
+
+
+def pipeline_scores(pipeline: Pipeline, x: NDArray[np.float32]) -> Scores:
+    """The default score and every member's, each with p-values of its own calibration."""
+    size = pipeline.batch_size
+    parts = [pipeline.score(x[i : i + size]) for i in range(0, len(x), size)]
+    ranked = [pipeline.member_p_values(x[i : i + size]) for i in range(0, len(x), size)]
+    default = np.concatenate([p.anomaly_score for p in parts]), np.concatenate([p.p_value for p in parts])
+    members = {
+        name: (np.concatenate([p.members[name] for p in parts]), np.concatenate([r[name] for r in ranked]))
+        for name in pipeline.member_names
+    }
+    return {"default": default, **members}
+
+
+def _check_labels(is_anomalous: NDArray[np.bool_], rows: int, path: Path, label: str) -> None:
+    if len(is_anomalous) != rows:
+        raise ShapeError(f"{path}: '{label}' has {len(is_anomalous)} labels for {rows} inputs.")
+    if not is_anomalous.any() or is_anomalous.all():
+        raise ShapeError(
+            f"{path}: '{label}' marks {'all' if is_anomalous.all() else 'none'} of the inputs; both kinds are needed."
+        )
+
+
+def _draw(
+    figure: Path,
+    default: tuple[Floats, Floats],
+    others: Scores,
+    result: dict[str, Any],
+    is_anomalous: NDArray[np.bool_],
+    labelled: Path,
+) -> None:
+    from madpipe.reporting.figures import evaluation_figure, save_figure
+
+    strongest = sorted(others, key=lambda name: -result["controls"][name]["auroc"])[:4]
+    flagged = default[1] <= 0.01
+    drawn = evaluation_figure(
+        default[0],
+        is_anomalous,
+        threshold=float(default[0][flagged].min()) if flagged.any() else None,
+        controls={name: others[name][0] for name in strongest},
+        title=labelled.name,
+    )
+    save_figure(drawn, figure)

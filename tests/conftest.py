@@ -1,0 +1,218 @@
+"""What every test runs under: one thread, no telemetry, no store but its own, one task cache for the whole run."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+# Read when torch, numpy or mlflow is first imported, so they are set before any test file is.
+os.environ["OMP_NUM_THREADS"] = "1"  # small arrays are many times slower on several threads, and sums keep their order
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["GIT_PYTHON_REFRESH"] = "quiet"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_DISABLE_AGENT_HINT"] = "true"
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+for name in (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_RUN_ID",
+):
+    os.environ.pop(name, None)  # no test run may reach a developer's server
+
+# The same examples in every run; a shared machine may pause for longer than any deadline.
+settings.register_profile("madpipe", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("madpipe")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a task cache of its own, which pytest-xdist's workers inherit and share."""
+    if not hasattr(config, "workerinput"):
+        cache = tempfile.mkdtemp(prefix="madpipe-test-cache-")
+        os.environ["MADPIPE_CACHE"] = cache
+        config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked gpu where there is no CUDA device; torch is imported only if there are such tests."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not on_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def madpipe(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Run the command line as its console script does: `madpipe("score", "--help").code`."""
+
+    def run(*arguments: object) -> Ended:
+        from madpipe.cli.main import main
+
+        with pytest.raises(SystemExit) as ending:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return Ended(int(ending.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def process() -> Callable[..., Ended]:
+    """Run the command line in a process of its own, in the folder `cwd`, with nothing of MLflow in its environment."""
+
+    def run(*arguments: object, cwd: Path, **environment: str) -> Ended:
+        words = [sys.executable, "-m", "madpipe", *(str(argument) for argument in arguments)]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        clean |= {"PYTHONPATH": str(Path(__file__).parents[1])} | environment
+        done = subprocess.run(words, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`once("name", fill)`: the folder that `fill(folder)` filled, once for all xdist workers. Only read it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name: str, fill: Callable[[Path], None]) -> Path:
+        folder = shared / "once" / name
+        folder.parent.mkdir(exist_ok=True)
+        with folder.with_name(f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.with_name(f"{name}.made").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                folder.with_name(f"{name}.made").touch()
+        return folder
+
+    return get
+
+
+OWN_FACTORY = """
+from torch import nn
+
+
+def build():
+    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+"""
+OWN_CONFIG = """
+target:
+  factory: my_model.py:build        # or package.module:build; returns an nn.Module
+  kwargs: {}
+  weights: weights.safetensors      # or a state dict, read with weights_only
+  output: categorical               # categorical | bernoulli (independent logits) | regression
+  sites: ["*"]                      # globs over module paths; default: every decomposable layer
+data:
+  trusted: trusted.npz
+  key: x
+decomposition: {method: spd}
+tracking: {experiment: my-model}
+"""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """`folder` holds the user's files and the store (mlflow.db), `ended` is how `fit --json` ended."""
+
+    folder: Path
+    pipeline: Path
+    ended: Ended
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return json.loads(self.ended.out)
+
+    @property
+    def store_uri(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def own_rows() -> Callable[..., Any]:
+    """Inputs [count, 6] float32 of the own model. Trusted ones never use the last input; `anomalous` ones do."""
+    import numpy as np
+
+    def draw(count: int, seed: int, *, anomalous: bool = False) -> Any:
+        rows = np.random.default_rng(seed).standard_normal((count, 6)).astype(np.float32)
+        rows[:, 5] = 4 * np.sign(rows[:, 5]) if anomalous else 0
+        return rows
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def write_own_model(own_rows: Callable[..., Any]) -> Callable[..., Path]:
+    """`write_own_model(folder, rows=300)`: the files a user brings; config.yaml is the README's, word for word."""
+
+    def write(folder: Path, rows: int = 300) -> Path:
+        import numpy as np
+        import torch
+        from safetensors.torch import save_file
+
+        generator = torch.Generator().manual_seed(0)
+        shapes = {"0.weight": (12, 6), "0.bias": (12,), "2.weight": (3, 12), "2.bias": (3,)}
+        weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        save_file(weights, folder / "weights.safetensors")
+        (folder / "my_model.py").write_text(OWN_FACTORY)
+        (folder / "config.yaml").write_text(OWN_CONFIG)
+        np.savez(folder / "trusted.npz", x=own_rows(rows, 1))
+        mixed = np.concatenate([own_rows(100, 2), own_rows(50, 3, anomalous=True)])
+        np.savez(folder / "test.npz", x=mixed, is_anomalous=np.arange(150) >= 100)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def fitted(once: Callable[..., Path], write_own_model: Callable[..., Path], process: Callable[..., Ended]) -> Fitted:
+    """The own model fitted by the command in a process of its own, with the default store. Only read it."""
+
+    def fit(folder: Path) -> None:
+        write_own_model(folder)
+        ended = process("fit", "config.yaml", "-o", "pipeline", "--set", "decomposition.steps=60", "--json", cwd=folder)
+        (folder / "ended.json").write_text(json.dumps(asdict(ended)))
+
+    folder = once("fitted", fit)
+    ended = Ended(**json.loads((folder / "ended.json").read_text()))
+    assert ended.code == 0, ended.err
+    return Fitted(folder, folder / "pipeline", ended)
+
+
+@pytest.fixture(scope="session")
+def cross_fitted(once: Callable[..., Path], write_own_model: Callable[..., Path]) -> Path:
+    """A pipeline of 60 trusted rows, too few to split, in five folds; logged nowhere. Only read it."""
+
+    def fit_it(folder: Path) -> None:
+        from madpipe.config.loading import load_config
+        from madpipe.workflows.fit import fit
+
+        write_own_model(folder, rows=60)
+        config = load_config(folder / "config.yaml", ["decomposition.steps=40", "tracking.enabled=false"])
+        fit(config, base=folder, output=folder / "pipeline", report=lambda line: None)
+
+    return once("cross_fitted", fit_it) / "pipeline"

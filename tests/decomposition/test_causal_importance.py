@@ -1,0 +1,101 @@
+"""Leaky hard sigmoids at every boundary, and the importance function's invariances."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from madpipe.components.layers import site_operation
+from madpipe.components.sites import find_sites
+from madpipe.decomposition.causal_importance import (
+    LEAK,
+    SiteImportance,
+    lower_leaky_hard_sigmoid,
+    upper_leaky_hard_sigmoid,
+)
+
+
+def slope(function, at: float, upstream: float) -> float:
+    x = torch.tensor(at, requires_grad=True)
+    (function(x) * upstream).backward()
+    return float(x.grad)
+
+
+@pytest.mark.parametrize(
+    ("x", "value"), [(-3.0, 0.0), (-0.5, 0.0), (0.0, 0.0), (0.25, 0.25), (1.0, 1.0), (1.5, 1.0), (9.0, 1.0)]
+)
+def test_the_lower_one_is_a_clamp_to_zero_and_one(x: float, value: float):
+    assert float(lower_leaky_hard_sigmoid(torch.tensor(x))) == value
+
+
+# A positive upstream gradient lowers x in descent: below 0 it is dropped, or a slot would sink for ever.
+@pytest.mark.parametrize(
+    ("x", "upstream", "gradient"),
+    [
+        (-3.0, 1.0, 0.0),
+        (-3.0, -1.0, -LEAK),
+        (-1e-6, 1.0, 0.0),
+        (-1e-6, -1.0, -LEAK),
+        (0.0, 1.0, 0.0),
+        (0.0, -1.0, -LEAK),
+        (1e-6, 1.0, 1.0),
+        (0.5, -1.0, -1.0),
+        (1.0, 1.0, 1.0),
+        (1.0, -1.0, -1.0),
+        (1.001, 1.0, 0.0),
+        (1.001, -1.0, 0.0),
+    ],
+)
+def test_the_lower_ones_gradient(x: float, upstream: float, gradient: float):
+    assert slope(lower_leaky_hard_sigmoid, x, upstream) == pytest.approx(gradient)
+
+
+@pytest.mark.parametrize(
+    ("x", "value"), [(-3.0, 0.0), (0.0, 0.0), (0.25, 0.25), (1.0, 1.0), (1.5, 1 + 0.5 * LEAK), (11.0, 1 + 10 * LEAK)]
+)
+def test_the_upper_one_rises_slowly_above_one(x: float, value: float):
+    assert float(upper_leaky_hard_sigmoid(torch.tensor(x))) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("x", "gradient"), [(-3.0, 0.0), (-1e-6, 0.0), (1e-6, 1.0), (0.5, 1.0), (1.0, 1.0), (1.001, LEAK), (9.0, LEAK)]
+)
+def test_the_upper_ones_gradient_brings_a_slot_stuck_at_one_down(x: float, gradient: float):
+    assert slope(upper_leaky_hard_sigmoid, x, 1.0) == pytest.approx(gradient)
+
+
+def importance(target: nn.Module, instances: int = 2) -> tuple[SiteImportance, object]:
+    (site,) = find_sites(target, ["0"])
+    function = SiteImportance(site, 5, instances, 4)
+    function.initialise(torch.Generator().manual_seed(0))
+    return function, site_operation(site, target[0])
+
+
+def logits(target: nn.Module, x: Tensor, instances: int = 2) -> Tensor:
+    function, operation = importance(target, instances)
+    return function(x.repeat(instances, *[1] * (x.ndim - 1)), operation).detach()
+
+
+def test_a_linear_site_has_one_importance_per_slot_and_position():
+    assert logits(nn.Sequential(nn.Linear(3, 2)), torch.randn(6, 4, 3)).shape == (2, 6, 4, 5)
+
+
+def test_a_convolution_has_one_importance_per_slot_and_output_pixel():
+    target = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2))
+    assert logits(target, torch.randn(6, 2, 7, 9)).shape == (2, 6, 3, 4, 5)
+
+
+def test_the_size_of_the_input_does_not_matter():
+    target, x = nn.Sequential(nn.Linear(3, 2)), torch.randn(6, 3)
+    torch.testing.assert_close(logits(target, 100 * x), logits(target, x), rtol=1e-3, atol=1e-3)
+
+
+def test_an_input_of_zeros_gives_finite_importances():
+    assert logits(nn.Sequential(nn.Linear(3, 2)), torch.zeros(2, 3)).isfinite().all()
+
+
+def test_a_convolutions_importance_is_a_linear_sites_on_its_patches():
+    conv = nn.Conv2d(2, 3, 2)
+    x = torch.randn(4, 2, 3, 3)
+    patches = nn.functional.unfold(x, 2).transpose(1, 2)  # [4, 2 x 2 positions, 2 channels x 2 x 2]
+    on_pixels = logits(nn.Sequential(conv), x).flatten(2, 3)
+    torch.testing.assert_close(on_pixels, logits(nn.Sequential(nn.Linear(8, 3)), patches))

@@ -1,0 +1,129 @@
+"""SPD: masks between importance and one, variants side by side, alive sets."""
+
+import pytest
+import torch
+
+from madpipe.components.masks import InputMask, SharedMask
+from madpipe.decomposition.optimisation import draw_batch, make_optimizer, step_generator, take_step
+from madpipe.decomposition.spd import SPDConfig, SPDVariant
+
+ROWS = [torch.arange(60)] * 2
+
+
+@pytest.fixture
+def method(start, small_mlp, rows):
+    return start("spd", small_mlp, rows)
+
+
+def test_the_default_variants_have_names_of_their_own():
+    names = [variant.name for variant in SPDConfig().variants]
+    assert len(set(names)) == len(names) >= 1
+
+
+@pytest.mark.parametrize(("d", "slots"), [(4, 32), (20, 40), (200, 128)])
+def test_slots_are_twice_the_rank_within_bounds(start, rows, d: int, slots: int):
+    target = torch.nn.Sequential(torch.nn.Linear(d, d)).requires_grad_(False)
+    assert start("spd", target, torch.randn(20, d), components=None).model.slots == (slots,)
+
+
+def test_names_of_components_are_those_of_their_sites(method):
+    assert method.component_names() == [f"{site}.{k}" for site in ("fc1", "head") for k in range(6)]
+
+
+def test_activity_is_an_importance_between_zero_and_one(method, rows):
+    for g in method.activity(method.model.clean_forward(10 * rows), 10 * rows).values():
+        assert g.shape == (2, 60, 6)
+        assert ((g >= 0) & (g <= 1)).all()
+
+
+def test_a_variants_coefficient_is_its_own_or_the_methods(start, small_mlp, rows):
+    variants = (SPDVariant(name="a"), SPDVariant(name="b", parsimony_coefficient=0.5, hidden_coefficient=2.0))
+    method = start("spd", small_mlp, rows, variants=variants, parsimony_coefficient=3.0)
+    assert method.parsimony_weight.tolist() == [3.0, 0.5]
+    assert method.hidden_weight.tolist() == [0.0, 2.0]
+
+
+def test_hidden_residuals_are_evidence_where_hidden_activations_were_matched(start, small_mlp, rows):
+    both = (SPDVariant(name="a"), SPDVariant(name="b", hidden_coefficient=1.0))
+    assert start("spd", small_mlp, rows, variants=both).matches_hidden() == [False, True]
+    assert start("spd", small_mlp, rows, variants=both[:1]).matches_hidden() == [True]  # rather than no evidence
+
+
+def test_stochastic_masks_lie_between_importance_and_one(method, rows):
+    importances = {name: torch.full((2, 16, 6), 0.3) for name in ("fc1", "head")}
+    for seed in range(10):
+        for mask in method._stochastic_masks(importances, torch.Generator().manual_seed(seed)).values():
+            assert ((mask.slots >= 0.3) & (mask.slots <= 1)).all()
+            assert ((mask.delta >= 0) & (mask.delta <= 1)).all()
+
+
+def test_stochastic_masks_leave_some_sites_clean_but_never_all(method):
+    importances = {name: torch.full((2, 16, 6), 0.3) for name in ("fc1", "head")}
+    counts = [len(method._stochastic_masks(importances, step_generator(0, step))) for step in range(40)]
+    assert set(counts) == {1, 2}
+
+
+def test_the_three_kinds_of_mask_are_drawn_with_their_shares(start, small_mlp, rows, monkeypatch):
+    method = start("spd", small_mlp, rows, mask_shares=(0.2, 0.5, 0.3))
+    kinds = {"pure": 0, "alive": 0, "stochastic": 0}
+    passed = method.model.masked_forward
+
+    def note(x, masks):
+        mask = next(iter(masks.values()), None)
+        if isinstance(mask, SharedMask):
+            kinds["alive"] += 1
+        elif isinstance(mask, InputMask):
+            kinds["pure" if mask.delta is None else "stochastic"] += 1
+        return passed(x, masks)
+
+    batch = draw_batch(method, rows, ROWS, 0, 0)
+    monkeypatch.setattr(method.model, "masked_forward", note)
+    for step in range(300):
+        method.losses(type(batch)(batch.x, batch.clean, step_generator(1, step), 0.0))
+    # three binomials of 300: standard deviations 7 to 9
+    assert kinds["pure"] == pytest.approx(60, abs=28)
+    assert kinds["alive"] == pytest.approx(150, abs=35)
+    assert kinds["stochastic"] == pytest.approx(90, abs=32)
+
+
+def test_everything_counts_as_alive_until_enough_was_seen(method):
+    method.recent_0.zero_()
+    assert method._alive_now(0).all()
+    method.after_step(method.config.alive_after)
+    assert not method._alive_now(0).any()
+
+
+def test_a_slot_stays_alive_while_its_recent_importance_is_above_the_threshold(method):
+    method.recent_0.zero_()[:, 2] = 0.9
+    method.after_step(method.config.alive_after)
+    assert method._alive_now(0)[0].tolist() == [0, 0, 1, 0, 0, 0]
+
+
+def test_recent_importance_is_a_decaying_maximum_over_batch_and_positions(method):
+    method.recent_0.fill_(0.5)
+    importance = torch.zeros(2, 4, 3, 6)
+    importance[:, 1, 2, 0] = 0.9
+    method._remember({"fc1": importance, "head": torch.zeros(2, 4, 6)})
+    decayed = 0.5 * method.config.alive_decay
+    assert method.recent_0[0].tolist() == pytest.approx([0.9] + [decayed] * 5)
+
+
+def test_settling_keeps_slots_that_some_trusted_input_needs(method, rows):
+    method.requires_grad_(False)
+    method.importance[0].write.zero_()
+    method.importance[0].bias.copy_(torch.tensor([1.0, 0.11, 0.1, 0.05, 0.0, -1.0]))
+    method.settle(rows.split(16))
+    assert method.alive(0)[0].tolist() == [True, True, False, False, False, False]
+
+
+def test_a_start_at_the_weights_explains_trusted_outputs_from_the_start(method, rows):
+    explained = method.model.masked_forward(rows.repeat(2, 1), method.all_slots_masks()).output
+    clean = method.model.clean_forward(rows).output
+    assert (explained - clean).abs().max() < 0.1 * clean.std()  # the span holds 99.9 % of the second moment
+
+
+def test_a_target_whose_layer_is_all_zero_can_be_decomposed(start, small_mlp, rows):
+    small_mlp.head.weight.data.zero_()
+    method = start("spd", small_mlp, rows)
+    terms = take_step(method, make_optimizer(method), draw_batch(method, rows, ROWS, 0, 0), 0)
+    assert all(value.isfinite().all() for value in terms.values())

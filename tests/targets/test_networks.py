@@ -1,0 +1,108 @@
+"""The built-in networks: names, shapes, and a training loop that gives the same bits twice."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from madpipe.targets import convnet, mlp
+from madpipe.targets.pretrain import Batch, build_seeded, hidden_activations, one_thread, pretrain
+
+small = partial(mlp.build, [2, 8, 1])
+
+
+def xor_batches() -> Iterator[Batch]:
+    corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    while True:
+        yield Batch(inputs=corners, labels=torch.tensor([[0.0], [1.0], [1.0], [0.0]]))
+
+
+def trained(**options: object) -> nn.Sequential:
+    module = build_seeded(small, 0)
+    loss = nn.functional.binary_cross_entropy_with_logits
+    pretrain(module, xor_batches(), loss, **{"steps": 200, "learning_rate": 0.05, **options})
+    return module
+
+
+def test_the_layers_of_an_mlp_are_numbered_and_the_last_is_the_head():
+    names = [name for name, _ in mlp.build([4, 3, 3, 2]).named_children()]
+    assert names == ["fc1", "relu1", "fc2", "relu2", "head"]
+
+
+def test_the_layers_of_a_convnet_are_numbered_and_the_last_is_the_head():
+    names = [name for name, _ in convnet.build([1, 8, 8], [4, 6], 5, 3).named_children()]
+    assert names == ["conv1", "relu1", "conv2", "relu2", "pool", "flatten", "fc1", "relu3", "head"]
+
+
+def test_a_convnet_maps_images_to_logits():
+    assert convnet.build([3, 4, 6], [4], 5, 2)(torch.zeros(7, 3, 4, 6)).shape == (7, 2)
+
+
+@pytest.mark.parametrize("wrong", [{"image": [1, 7, 8], "channels": [4]}, {"image": [1, 8, 8], "channels": []}])
+def test_a_convnet_refuses_odd_images_and_no_channels(wrong):
+    with pytest.raises(ValueError, match="even height and width"):
+        convnet.build(**wrong, hidden=5, outputs=3)
+
+
+def test_an_mlp_of_one_width_is_refused():
+    with pytest.raises(ValueError, match="sizes"):
+        mlp.build([4])
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = build_seeded(small, 0)
+    torch.manual_seed(2)
+    assert torch.equal(first.fc1.weight, build_seeded(small, 0).fc1.weight)
+    assert not torch.equal(first.fc1.weight, build_seeded(small, 1).fc1.weight)
+
+
+def test_building_leaves_the_callers_random_state():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    build_seeded(small, 5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_learns_xor():
+    assert (trained()(next(xor_batches()).inputs) > 0).flatten().tolist() == [False, True, True, False]
+
+
+def test_training_twice_gives_the_same_bits():
+    assert all(torch.equal(a, b) for a, b in zip(trained().parameters(), trained().parameters(), strict=True))
+
+
+def test_a_trained_module_is_frozen_and_in_eval_mode():
+    module = trained(steps=1)
+    assert not module.training
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_penalty_is_told_the_step_and_moves_the_weights():
+    seen = []
+
+    def penalty(step: int) -> torch.Tensor:
+        seen.append(step)
+        return torch.zeros(())
+
+    assert torch.equal(trained(steps=3, penalty=penalty).fc1.weight, trained(steps=3).fc1.weight)
+    assert seen == [0, 1, 2]
+
+
+def test_hidden_activations_end_in_the_clean_forward():
+    module = build_seeded(small, 0)
+    x = torch.randn(5, 2)
+    hidden, logits = hidden_activations(module, x)
+    assert torch.equal(logits, module(x))
+    assert torch.equal(hidden[0], torch.relu(module.fc1(x)))
+
+
+def test_the_number_of_threads_is_put_back():
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise RuntimeError
+    assert torch.get_num_threads() == before
