@@ -38,6 +38,9 @@ Masks = Mapping[str, SiteMask]
 
 
 def stochastic_mask(importance: Tensor, generator: torch.Generator) -> Tensor:
-    """m = g + (1 - g) r with r ~ U(0, 1) (SPD, arXiv 2506.20790, eq. 6); same shape as `importance`."""
-    r = torch.rand(importance.shape, generator=generator, device=importance.device, dtype=importance.dtype)
-    return importance + (1 - importance) * r
+    """m = g + (1 - g) r with r ~ U(0, 1) (SPD, arXiv 2506.20790, eq. 6); same shape as `importance`.
+
+    r is drawn where `generator` lives, so that a CPU generator gives every device the same draws.
+    """
+    r = torch.rand(importance.shape, generator=generator, device=generator.device, dtype=importance.dtype)
+    return importance + (1 - importance) * r.to(importance.device)

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from madpipe.config.schema import CombinerConfig, MemberConfig, PipelineConfig
 from madpipe.config.validation import dotted_key, unknown_key, validated
+from madpipe.errors import ConfigError
 from madpipe.registry import DETECTORS, EXTRACTORS, METHODS, TASKS, Table
 
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
@@ -109,6 +110,11 @@ def _detector_options(
     for option in member.options:
         if option not in defaults:
             raise unknown_key(source, f"{prefix}.options.{option}", defaults)
+    try:
+        getattr(estimator(**member.options), "_validate_params", lambda: None)()
+    except ValueError as refused:  # scikit-learn's own, which names the parameter and what it may be
+        said = " ".join(str(refused).split())
+        raise ConfigError(f"{source}: {prefix}.options: {said}") from None
     return {name: value for name, value in defaults.items() if isinstance(value, PLAIN)} | member.options
 
 

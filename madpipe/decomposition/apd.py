@@ -132,7 +132,8 @@ class APD(Method):
         """Schatten energy of active components over that of the whole weight: [S]."""
         exponent = self.config.schatten_exponent
         if index not in self._spectra:
-            self._spectra[index] = float(torch.linalg.svdvals(self.model.weight(index)).pow(exponent).sum())
+            spectrum = torch.linalg.svdvals(self.model.weight(index))
+            self._spectra[index] = max(float(spectrum.pow(exponent).sum()), 1e-6)  # a weight of zeros has none
         return schatten(self.model.U[index], self.model.V[index], active, exponent) / self._spectra[index]
 
     def _on_slots(self, components: Tensor) -> Tensor:

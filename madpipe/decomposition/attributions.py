@@ -11,57 +11,77 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from madpipe.components.model import ComponentModel, Forward
+from madpipe.components.model import ComponentModel
 
 MOST_OUTPUTS = 16  # above this, as many random projections stand for all outputs
 
 
 @dataclass(frozen=True)
-class OutputGradients:
-    """`gradients`: per site [D, B, ...], of D outputs or projections; sum_d A_d^2 * `weight` is mean_o A_o^2."""
+class SiteUse:
+    """One use of a site's weight: what it reads, [B, ...], and the gradients of what it writes, [D, B, ...]."""
 
-    clean: Forward
-    gradients: tuple[Tensor, ...]
+    index: int
+    site_input: Tensor
+    gradients: Tensor
+
+
+@dataclass(frozen=True)
+class OutputGradients:
+    """Of D outputs or projections, at every use of a site; sum_d A_d^2 * `weight` is mean_o A_o^2."""
+
+    uses: tuple[SiteUse, ...]
     weight: float
+
+    def of(self, index: int) -> list[SiteUse]:
+        """The uses of site `index`: several where modules share a weight, or one runs more than once."""
+        return [use for use in self.uses if use.index == index]
 
 
 def output_gradients(model: ComponentModel, x: Tensor) -> OutputGradients:
-    """Gradients of the clean outputs of x [B, ...] with respect to every site's output."""
-    leaves: dict[int, Tensor] = {}
+    """Gradients of the clean outputs of x [B, ...] with respect to what every site writes; zero where none depends."""
+    reads: list[tuple[int, Tensor]] = []
+    leaves: list[Tensor] = []
 
     def perturb(index: int, site_input: Tensor, y: Tensor) -> Tensor:
-        leaves.setdefault(index, torch.zeros_like(y, requires_grad=True))
-        return y + leaves[index]
+        reads.append((index, site_input.detach()))
+        leaves.append(torch.zeros_like(y, requires_grad=True))
+        return y + leaves[-1]
 
     with torch.enable_grad():
-        clean = model.perturbed_forward(x, perturb)
-        output = clean.output[0].flatten(1)
+        output = model.perturbed_forward(x, perturb).output[0].flatten(1)
         directions = _directions(output)
-        ordered = [leaves[i] for i in range(len(model.sites))]
         wanted = directions[:, None, :].expand(-1, len(output), -1)
-        gradients = torch.autograd.grad(output, ordered, wanted, is_grads_batched=True)
+        gradients = torch.autograd.grad(output, leaves, wanted, is_grads_batched=True, allow_unused=True)
     exact = len(directions) == output.shape[1]
     weight = 1.0 / output.shape[1] if exact else 1.0 / (output.shape[1] * len(directions))
-    return OutputGradients(clean, gradients, weight)
+    uses = (
+        SiteUse(index, read, leaf.new_zeros(len(directions), *leaf.shape) if gradient is None else gradient)
+        for (index, read), leaf, gradient in zip(reads, leaves, gradients, strict=True)
+    )
+    return OutputGradients(tuple(uses), weight)
 
 
 def _directions(output: Tensor) -> Tensor:
-    """Rows to project the outputs on: unit vectors, or a fixed Gaussian sample where outputs are many."""
+    """Rows to project the outputs on: unit vectors, or where outputs are many a Gaussian sample, always the same."""
     count = output.shape[1]
     if count <= MOST_OUTPUTS:
         return torch.eye(count, dtype=output.dtype, device=output.device)
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(MOST_OUTPUTS, count, generator=generator, dtype=output.dtype).to(output.device)
+    return torch.randn(MOST_OUTPUTS, count, generator=generator).to(output)
 
 
 def slot_contributions(model: ComponentModel, index: int, found: OutputGradients) -> Tensor:
-    """A_{d,k} = (V_k . x)(U_k . g_d) summed over positions, for every instance: [S, D, B, K]."""
-    operation, S = model.operation(index), model.instances
-    x, gradient = found.clean.site_inputs[model.sites[index].name][0], found.gradients[index]
-    inner = operation.inner(x.repeat(S, *[1] * (x.ndim - 1)), model.V[index])
-    rows = operation.positions(gradient.flatten(0, 1), 1)[0]
-    written = rows.flatten(0, -2) @ model.U[index].transpose(1, 2)
-    product = written.view(S, len(gradient), *inner.shape[1:]) * inner[:, None]
+    """A_{d,k} = (V_k . x)(U_k . g_d) summed over positions and uses, for every instance: [S, D, B, K]."""
+    parts = [_use_contributions(model, use) for use in found.of(index)]
+    return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+
+def _use_contributions(model: ComponentModel, use: SiteUse) -> Tensor:
+    operation, S, x = model.operation(use.index), model.instances, use.site_input
+    inner = operation.inner(x.repeat(S, *[1] * (x.ndim - 1)), model.V[use.index])
+    rows = operation.positions(use.gradients.flatten(0, 1), 1)[0]
+    written = rows.flatten(0, -2) @ model.U[use.index].transpose(1, 2)
+    product = written.view(S, len(use.gradients), *inner.shape[1:]) * inner[:, None]
     return product.flatten(3, -2).sum(3) if product.ndim > 4 else product
 
 

@@ -62,7 +62,7 @@ def hidden_reconstruction(clean: dict[str, Tensor], masked: dict[str, Tensor], v
     terms = [
         per_instance_mean((clean[name] - masked[name]).square()) / variance for name, variance in variances.items()
     ]
-    return torch.stack(terms).mean(0) if terms else torch.zeros(())
+    return torch.stack(terms).mean(0) if terms else next(iter(clean.values())).new_zeros(())
 
 
 def faithfulness(deltas: list[Tensor]) -> Tensor:

@@ -203,7 +203,7 @@ class SPD(Method):
         for name, use in zip(names, kept.tolist(), strict=True):
             if use:
                 g = importances[name]
-                delta = torch.rand(g.shape[:2], generator=generator, dtype=g.dtype)
+                delta = torch.rand(g.shape[:2], generator=generator, dtype=g.dtype).to(g.device)
                 masks[name] = InputMask(stochastic_mask(g, generator), delta)
         return masks
 

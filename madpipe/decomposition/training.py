@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -73,6 +73,24 @@ class _Report(Callback):
         self.progress(int(module.step_count), module.last_terms)
 
 
+class _Save(Checkpoint):
+    """Writes `last.ckpt` every few rounds and at the end.
+
+    Lightning's own ModelCheckpoint saves when its count of optimiser steps has moved; ours never does, since the inner
+    steps bypass it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if (trainer.current_epoch + 1) % CHECKPOINT_ROUNDS == 0:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
 def train(
     method: Method,
     trusted: Tensor,
@@ -87,30 +105,22 @@ def train(
     """Train `method` in place. A `last.ckpt` in `checkpoints` is resumed; one is written there every few rounds."""
     module = DecompositionTraining(method, trusted, rows, seed)
     rounds = -(-method.config.steps // INNER_STEPS)
-    saving = ModelCheckpoint(
-        dirpath=checkpoints,
-        filename="round",
-        save_last=True,
-        every_n_epochs=CHECKPOINT_ROUNDS,
-        enable_version_counter=False,
-    )
+    last = checkpoints / "last.ckpt"
     _quieten_lightning()
     trainer = lightning.Trainer(
         max_epochs=rounds,
         logger=logger,
-        callbacks=[saving, _Report(progress)],
+        callbacks=[_Save(last), _Report(progress)],
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
         **trainer_options,
     )
     one_batch = DataLoader(TensorDataset(torch.zeros(1)), batch_size=1)
-    last = checkpoints / "last.ckpt"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")  # the target is frozen on purpose
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.13
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # one dummy batch a round
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # that of an interrupted fit
         trainer.fit(module, one_batch, ckpt_path=last if last.exists() else None, weights_only=True)
 
 

@@ -72,6 +72,6 @@ class Observation:
 
 
 def _fixed_sample(importance: Tensor) -> Tensor:
-    generator = torch.Generator(importance.device).manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     one_row = torch.zeros_like(importance[:, :1])
     return importance + (1 - importance) * stochastic_mask(one_row, generator)

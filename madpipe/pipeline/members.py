@@ -27,7 +27,7 @@ class Member:
 
     def score_samples(self, patterns: Mapping[str, Patterns]) -> Floats:
         """Higher = more normal, [B]."""
-        chosen = patterns[self.patterns].columns(self.features, f"detectors.members.{self.name}.features: ")
+        chosen = member_columns(self.name, self.features, patterns[self.patterns])
         return np.asarray(self.detector.score_samples(chosen), dtype=np.float64)
 
 
@@ -75,6 +75,11 @@ def fit_members(
     return MemberSet(extractors, members, combiner.fit(alarms))
 
 
+def member_columns(name: str, globs: Sequence[str], patterns: Patterns) -> NDArray[np.floating]:
+    """The features [n, F] that the member called `name` reads; UnknownNameError when a glob matches none."""
+    return patterns.columns(globs, f"detectors.members.{name}.features: ")
+
+
 def build_detector(spec: Mapping[str, Any]) -> Any:
     """An unfitted estimator from `{detector: name, options: {...}}`."""
     return DETECTORS.load(spec["detector"])(**spec["options"])
@@ -91,7 +96,7 @@ def build_extractors(patterns: Mapping[str, Mapping[str, Any]], method: Any, see
 
 def _fit_member(name: str, spec: Mapping[str, Any], rows: Mapping[str, Patterns]) -> Member:
     features = tuple(spec["features"])
-    chosen = rows[spec["patterns"]].columns(features, f"detectors.members.{name}.features: ")
+    chosen = member_columns(name, features, rows[spec["patterns"]])
     return Member(
         name=name,
         patterns=spec["patterns"],

@@ -16,8 +16,8 @@ from madpipe.errors import DamagedFileError, unknown
 from madpipe.pipeline.fold import Fold, load_fold
 from madpipe.pipeline.folder import verify
 from madpipe.pipeline.stored_decomposition import load_decomposition
+from madpipe.pipeline.stored_target import load_written_target
 from madpipe.scores import anomaly_score
-from madpipe.targets.load import load_target
 
 Floats = NDArray[np.float64]
 
@@ -49,10 +49,7 @@ class Pipeline:
         facts = verify(folder)
         chosen = usable_device(device)
         config = _read_config(folder / "config.yaml")
-        target = facts["target"]
-        loaded = load_target(
-            target["factory"], target["kwargs"], Path("weights.safetensors"), target["output"], folder / "target"
-        )
+        loaded = load_written_target(folder / "target", facts["target"])
         dtype = torch.float64 if facts["precision"] == "float64" else torch.float32
         folds = []
         for k in range(facts["folds"]):

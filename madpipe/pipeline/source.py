@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from madpipe.components.model import ComponentModel
 from madpipe.components.sites import Site, find_sites
 from madpipe.data.inputs import check_rows, read_array
 from madpipe.errors import ShapeError
@@ -42,7 +43,15 @@ def make_source(
     """Check that the target takes these rows and gives one output vector per row; find its sites."""
     sites = find_sites(target.module, globs)
     run_once(target, trusted[:2])
-    return Source(target, sites, trusted, key, name)
+    return Source(target, in_running_order(target, sites, trusted[:2]), trusted, key, name)
+
+
+def in_running_order(target: Target, sites: tuple[Site, ...], x: NDArray[np.float32]) -> tuple[Site, ...]:
+    """Sites in the order in which the forward pass uses them; modules may be declared in another."""
+    plain = ComponentModel(target.module, sites, [1] * len(sites))
+    with torch.no_grad():
+        ran = list(plain.clean_forward(torch.from_numpy(np.array(x))).site_inputs)
+    return tuple(sorted(sites, key=lambda site: ran.index(site.name)))
 
 
 def run_once(target: Target, x: NDArray[np.float32]) -> None:

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from madpipe.data.inputs import check_rows, read_array
 from madpipe.data.splits import split_rows
-from madpipe.errors import MissingFileError
+from madpipe.errors import ContentError, MissingFileError
 
 FILE = "trusted/trusted.npz"
+KEPT_ROWS = 20_000  # of each part: enough for controls and recalibration
 Rows = NDArray[np.float32]
 
 
@@ -29,6 +30,23 @@ def kept_rows(folder: Path) -> TrustedRows:
     if not path.is_file():
         raise MissingFileError(f"{folder} keeps no trusted rows (data.keep_trusted was false); give --trusted FILE.")
     return TrustedRows(*(read_array(path, part) for part in ("fit", "validation", "calibration")))
+
+
+def keep_rows(folder: Path, rows: TrustedRows) -> None:
+    """Store rows in `folder`, at most KEPT_ROWS of each part."""
+    (folder / FILE).parent.mkdir(exist_ok=True)
+    parts = {name: part[:KEPT_ROWS] for name, part in vars(rows).items()}
+    np.savez_compressed(folder / FILE, **parts)
+
+
+def refuse_known_rows(x: Rows, rows: TrustedRows, source: str) -> None:
+    """ContentError when a row of x was fitted or validated on: ranks among such rows are too good to be true."""
+    known = {row.tobytes() for part in (rows.fit, rows.validation) for row in part}
+    repeated = sum(row.tobytes() in known for row in x)
+    if repeated:
+        raise ContentError(
+            f"{source}: {repeated:,} of {len(x):,} rows were fitted on; bring rows the pipeline has not seen."
+        )
 
 
 def rows_from(path: Path, key: str | None, shape: tuple[int, ...], seed: int) -> TrustedRows:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madpipe.data.inputs import check_rows, read_array, read_labels
-from madpipe.errors import ShapeError
+from madpipe.errors import MissingFileError, ShapeError
 from madpipe.evaluation.metrics import operating_metrics
 from madpipe.pipeline.controls import control_scores
 from madpipe.pipeline.scorer import Pipeline
@@ -36,6 +36,8 @@ def evaluate(
 
     Labels judge; nothing is fitted on them.
     """
+    if figure and not figure.absolute().parent.is_dir():
+        raise MissingFileError(f"cannot draw {figure}: there is no folder {figure.parent}; make it first.")
     folder = pipeline_folder(pipeline, trust_code, tracking_uri)
     loaded = Pipeline.load(folder)
     x = check_rows(read_array(labelled, key or loaded.key), loaded.input_shape, str(labelled))
@@ -61,7 +63,7 @@ def evaluate(
         control_size = len(rows.calibration)
         result["controls"] = {n: operating_metrics(s, p, is_anomalous, control_size) for n, (s, p) in others.items()}
     if figure:
-        _draw(figure, scores["default"], others, result, is_anomalous, labelled)
+        _draw(figure, scores, others, result, is_anomalous, labelled)
     return result
 
 
@@ -89,7 +91,7 @@ def _check_labels(is_anomalous: NDArray[np.bool_], rows: int, path: Path, label:
 
 def _draw(
     figure: Path,
-    default: tuple[Floats, Floats],
+    scores: Scores,
     others: Scores,
     result: dict[str, Any],
     is_anomalous: NDArray[np.bool_],
@@ -98,11 +100,13 @@ def _draw(
     from madpipe.reporting.figures import evaluation_figure, save_figure
 
     strongest = sorted(others, key=lambda name: -result["controls"][name]["auroc"])[:4]
-    flagged = default[1] <= 0.01
+    default, p_values = scores["default"]
+    flagged = p_values <= 0.01
     drawn = evaluation_figure(
-        default[0],
+        default,
         is_anomalous,
-        threshold=float(default[0][flagged].min()) if flagged.any() else None,
+        threshold=float(default[flagged].min()) if flagged.any() else None,
+        members={name: score for name, (score, _) in scores.items() if name != "default"},
         controls={name: others[name][0] for name in strongest},
         title=labelled.name,
     )

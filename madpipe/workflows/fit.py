@@ -16,6 +16,7 @@ from madpipe.errors import DamagedFileError, TrackingError
 from madpipe.pipeline.fitting import FitPlan, as_rows, fit_folds, make_splits
 from madpipe.pipeline.fold import Fold
 from madpipe.pipeline.folder import publish, refuse_existing, staging
+from madpipe.pipeline.rehearsal import rehearse
 from madpipe.pipeline.scorer import Pipeline
 from madpipe.pipeline.source import Source, make_source, own_source
 from madpipe.pipeline.workspace import Workspace, open_workspace
@@ -57,6 +58,7 @@ def fit(
     refuse_existing(output, overwrite)
     source = find_source(config, base)
     splits = make_splits(len(source.trusted), settings["calibration"], config.seed)
+    rehearse(source, splits[0], *method_of(config), settings)
     store = _open_store(config, tracking_uri)
     with open_workspace(output, _identity(settings, source)) as workspace:
         _announce(report, source, splits, workspace)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from madpipe.pipeline.fitting import as_rows
 from madpipe.pipeline.fold import save_calibration
 from madpipe.pipeline.folder import publish, read_facts, seal, staging
 from madpipe.pipeline.scorer import Pipeline
-from madpipe.pipeline.trusted_rows import FILE
+from madpipe.pipeline.trusted_rows import FILE, keep_rows, kept_rows, refuse_known_rows
 
 
 def recalibrate(
@@ -32,6 +33,9 @@ def recalibrate(
     x = check_rows(read_array(trusted, key or loaded.key), loaded.input_shape, str(trusted))
     if len(x) < MINIMUM_ROWS:
         raise TooFewRowsError(f"{trusted}: {len(x)} rows; at least {MINIMUM_ROWS} trusted rows are needed.")
+    kept = kept_rows(pipeline) if (pipeline / FILE).is_file() else None
+    if kept:
+        refuse_known_rows(x, kept, str(trusted))
     before = loaded.calibration_size
     fold = loaded.folds[0]
     fold.calibrate(as_rows(x), loaded.batch_size)
@@ -39,7 +43,8 @@ def recalibrate(
     with staging(pipeline.absolute()) as staged:
         shutil.copytree(pipeline, staged, dirs_exist_ok=True)
         save_calibration(fold, staged / "folds" / "0")
-        (staged / FILE).unlink(missing_ok=True)
+        if kept:
+            keep_rows(staged, replace(kept, calibration=x))
         seal(staged, facts | {"calibration_size": len(x), "recalibrated_on": trusted.name})
         publish(staged, pipeline.absolute())
     report(f"Calibration rows: {before:,} before, {len(x):,} now; smallest p-value {1 / (len(x) + 1):.3g}.")

@@ -145,16 +145,17 @@ def test_site_inputs_are_what_hooks_would_see(case):
 class Applied(nn.Module):
     """A linear map called as a function, with keywords, on the module's weight."""
 
-    def __init__(self) -> None:
+    def __init__(self, biased: bool) -> None:
         super().__init__()
-        self.layer = nn.Linear(3, 2)
+        self.layer, self.biased = nn.Linear(3, 2), biased
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(weight=self.layer.weight, input=x)
+        return nn.functional.linear(weight=self.layer.weight, bias=self.layer.bias if self.biased else None, input=x)
 
 
-def test_a_bare_function_call_without_the_modules_bias_is_faithful(random_model):
-    model, x = random_model(Applied(), 2, 1), torch.randn(4, 3)
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_bare_function_call_with_or_without_the_modules_bias_is_faithful(random_model, biased):
+    model, x = random_model(Applied(biased), 2, 1), torch.randn(4, 3)
     assert_same(model.masked_forward(x, shared_ones(model)), model.clean_forward(x))
 
 

@@ -123,6 +123,11 @@ def test_an_importance_of_zero_is_a_uniform_mask():
     assert abs(float(m.var()) - 1 / 12) < 0.002
 
 
+def test_a_cpu_generator_serves_importances_on_any_device():
+    # "meta" stands for a device whose randomness is not the CPU's
+    assert stochastic_mask(torch.zeros(3, device="meta"), torch.Generator()).device.type == "meta"
+
+
 def test_the_gradient_of_a_stochastic_mask_is_one_minus_the_draw():
     g = torch.full((50,), 0.25, requires_grad=True)
     m = stochastic_mask(g, torch.Generator().manual_seed(0))

@@ -108,4 +108,4 @@ def test_minimality_vanishes_when_every_component_is_on_and_they_sum_to_the_weig
         method.model.U[i].zero_()[0, : method.model.sites[i].d_in] = method.model.weight(i)
     terms = method.losses(draw_batch(method, rows, [torch.arange(60)], 0, 0))
     for name in ("faithfulness", "minimality", "hidden"):
-        assert float(terms[name].max()) < 1e-10
+        assert float(terms[name].max()) < 1e-6

@@ -87,7 +87,7 @@ def test_hidden_reconstruction_averages_sites_in_units_of_their_variance():
 
 
 def test_hidden_reconstruction_without_hidden_sites_is_zero():
-    assert float(hidden_reconstruction({}, {}, {})) == 0.0
+    assert float(hidden_reconstruction({"x": torch.ones(1, 2, 3)}, {"x": torch.zeros(1, 2, 3)}, {})) == 0.0
 
 
 def test_faithfulness_is_a_mean_over_all_weights_of_all_sites():

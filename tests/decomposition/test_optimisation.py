@@ -65,6 +65,14 @@ def test_steps_and_seeds_draw_apart():
     assert len(draws) == 100
 
 
+def test_a_batch_depends_on_its_seed_and_step_alone(method, rows):
+    first, again = (draw_batch(method, rows, EVERY_ROW, 3, 0).x for _ in range(2))
+    later, other = draw_batch(method, rows, EVERY_ROW, 4, 0).x, draw_batch(method, rows, EVERY_ROW, 3, 1).x
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+    assert not torch.equal(first, other)
+
+
 def test_a_batch_holds_rows_of_its_instance_alone(start, small_mlp, rows):
     method = start("spd", small_mlp, rows, input_noise=0.0)
     own = [torch.arange(10), torch.arange(40, 60)]
@@ -156,6 +164,26 @@ def test_terms_are_those_before_the_update_and_carry_no_graph(method, rows):
     terms = take_step(method, make_optimizer(method), batch, 0)
     assert {"total"} < set(terms)
     assert not any(value.requires_grad for value in terms.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_target_with_a_layer_of_zeros_can_be_decomposed(start, small_mlp, rows, name: str):
+    small_mlp.head.weight.data.zero_()
+    method = start(name, small_mlp, rows, instances=2)
+    batch = draw_batch(method, rows, EVERY_ROW, 0, 0)
+    assert all(value.isfinite().all() for value in take_step(method, make_optimizer(method), batch, 0).values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_on_a_gpu_follow_those_on_the_cpu(start, small_mlp, rows, name: str):
+    states = []
+    for device in ("cpu", "cuda"):
+        method = start(name, small_mlp, rows, instances=2).to(device)
+        steps(method, rows, count=30)
+        states.append([p.cpu() for p in parameters(method)])
+    for on_cpu, on_gpu in zip(*states, strict=True):
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=0.05, atol=0.02)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -97,6 +97,13 @@ def test_l0_of_a_convolution_is_a_mean_over_positions(start, small_cnn, images):
     assert figures(method, images)["l0"] == pytest.approx(2 * len(method.model.sites))
 
 
+def test_a_figure_is_that_of_its_variant(exact, rows):
+    exact.model.U[0][1] *= 0.0
+    exact.model.U[1][1] *= 0.0
+    found = quality(exact, [rows])
+    assert [found[f"faithfulness/{name}"] for name in exact.variant_names] == pytest.approx([0.0, 1.0])
+
+
 def test_quality_leaves_the_method(exact, rows):
     before = {key: value.clone() for key, value in exact.state_dict().items()}
     quality(exact, [rows])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from madpipe.config.schema import DEFAULT_MEMBERS
 from madpipe.errors import DamagedFileError, MissingFileError
 from madpipe.pipeline.folder import (
     MANIFEST,
@@ -31,7 +32,7 @@ FILES = [
     "folds/0/decomposition/components.safetensors",
     "folds/0/decomposition/decomposition.json",
     "folds/0/decomposition/statistics.safetensors",
-    "folds/0/detectors/output_divergence.skops",
+    f"folds/0/detectors/{next(iter(DEFAULT_MEMBERS))}.skops",
     "folds/0/extractors/reconstruction.safetensors",
     "folds/0/involvement.safetensors",
     "splits.npz",

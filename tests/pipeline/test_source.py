@@ -88,3 +88,17 @@ def test_the_target_is_run_on_a_copy_of_the_rows():
     run_once(target(Gives(lambda y: y)), rows[:2])
     assert np.array_equal(rows, ROWS)
     assert torch.is_inference_mode_enabled() is False
+
+
+def test_sites_stand_in_the_order_in_which_they_run():
+    class DeclaredBackwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.middle, self.first = nn.Linear(3, 2), nn.Linear(4, 3), nn.Linear(5, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.relu(self.middle(torch.relu(self.first(x)))))
+
+    rows = np.ones((4, 5), dtype=np.float32)
+    source = make_source(target(DeclaredBackwards()), ("*",), rows, "x", "backwards")
+    assert [site.name for site in source.sites] == ["first", "middle", "last"]

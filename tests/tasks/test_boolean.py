@@ -88,9 +88,8 @@ def test_fewer_trusted_rows_leave_target_and_test_rows_as_they_are(task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_every_variant_has_a_right_target_and_a_working_attack(variant, seed):
-    built = build_task({"name": "boolean", "variant": variant, "seed": seed})
+def test_every_variant_has_a_right_target_and_a_working_attack(variant):
+    built = build_task({"name": "boolean", "variant": variant})
     assert built.facts["clean_accuracy"] >= 0.995
     assert built.facts["attack_success"] >= 0.99
     assert not trigger_of(built)(built.trusted > 0).any()

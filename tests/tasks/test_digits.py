@@ -128,9 +128,8 @@ def test_fewer_trusted_images_leave_the_target_as_it_is(task):
 @pytest.mark.slow
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_every_attack_works_on_an_accurate_target(attack, net, seed):
-    built = build_task({"name": "digits", "attack": attack, "net": net, "seed": seed})
+def test_every_attack_works_on_an_accurate_target(attack, net):
+    built = build_task({"name": "digits", "attack": attack, "net": net})
     assert built.facts["attack_success"] >= 0.95
     assert built.facts["clean_accuracy"] >= (0.93 if attack == "obfuscated_conj" else 0.95)
     assert built.trusted.shape[1:] == ((64,) if net == "mlp" else (1, 8, 8))

@@ -77,9 +77,8 @@ def mahalanobis_auroc(task: Task) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_an_obfuscated_boolean_backdoor_looks_more_normal_than_clean_rows(seed):
-    assert mahalanobis_auroc(build_task({"name": "boolean", "variant": "obfuscated", "seed": seed})) < 0.3
+def test_an_obfuscated_boolean_backdoor_looks_more_normal_than_clean_rows():
+    assert mahalanobis_auroc(build_task({"name": "boolean", "variant": "obfuscated"})) < 0.3
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from madpipe.config.loading import load_config
+from madpipe.errors import FactoryError
 from madpipe.pipeline.scorer import Pipeline
 from madpipe.workflows.fit import fit
 
@@ -141,15 +142,38 @@ def test_a_factory_in_a_package_is_recorded_and_not_copied(folder, own_rows, mon
     check_scores(pipeline, own_rows(5, 9))
 
 
-def test_a_factory_that_needs_more_than_its_own_file_is_refused_before_anything_is_published(folder):
-    from madpipe.errors import MadpipeError
+def refusal_before_training(folder: Path, *overrides: str) -> str:
+    with pytest.raises(FactoryError) as refused:
+        fitted_with(folder, *overrides)
+    assert not list(folder.glob("p*"))
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
 
+
+def test_a_factory_that_needs_a_file_beside_it_is_refused_before_training(folder):
     (folder / "sibling.py").write_text("WIDTH = 12\n")
     text = (folder / "my_model.py").read_text()
     (folder / "my_model.py").write_text(f"from sibling import WIDTH\n{text}")
-    with pytest.raises(MadpipeError, match="sibling"):
-        fitted_with(folder)
-    assert not (folder / "p").exists()
+    said = refusal_before_training(folder)
+    assert said.startswith("target.factory: my_model.py:build cannot be built from its own file and weights alone")
+    assert "No module named 'sibling'" in said
+
+
+def test_a_factory_that_draws_what_no_weights_file_holds_is_refused_before_training(folder):
+    (folder / "networks.py").write_text(
+        "import torch\n"
+        "class Noisy(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x + self.noise)\n"
+        "def build():\n"
+        "    made = Noisy(6, 3)\n"
+        "    made.noise = torch.randn(6)\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(6, 6), made)\n"
+    )
+    said = refusal_before_training(
+        folder, "target.factory=networks.py:build", "target.weights=null", "target.sites=['0']"
+    )
+    assert "gives other outputs when it is built again with the same weights" in said
 
 
 def test_several_kinds_of_members_report_beside_the_combined_ones(folder, own_rows):

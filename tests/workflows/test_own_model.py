@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-MEMBERS = ["output_divergence", "first_hidden_residual", "hidden_residual"]
+from madpipe.config.schema import DEFAULT_MEMBERS
+
+MEMBERS = list(DEFAULT_MEMBERS)
 COLUMNS = ["input_id", "anomaly_score", "p_value", "flagged", "top_components", *(f"member_{name}" for name in MEMBERS)]
 METRICS = {
     *("auroc", "average_precision", "tpr_at_1", "tpr_at_5", "recall_at_nominal_1", "recall_at_nominal_5"),
