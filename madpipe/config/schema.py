@@ -19,8 +19,7 @@ DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {
     name: {"detector": "standardised_mean", "patterns": "reconstruction", "features": features}
     for name, features in {
         "output_divergence": ["kl_forward_*"],
-        "first_hidden_residual": ["hidden_first_*"],
-        "hidden_residual": ["hidden_max_*"],
+        "hidden_residual": ["hidden_*"],
     }.items()
 }
 

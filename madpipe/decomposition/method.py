@@ -91,6 +91,10 @@ class Method(nn.Module, ABC):
     def variant_names(self) -> list[str]:
         return self.variants(self.config)
 
+    def matches_output(self) -> list[bool]:
+        """Per variant, whether its explained output is asked for: each variant answers for what it was trained for."""
+        return [True] * len(self.variant_names)
+
     def matches_hidden(self) -> list[bool]:
         """Per variant, whether it was trained to reproduce hidden activations: only then is their residual evidence."""
         return [True] * len(self.variants(self.config))

@@ -100,6 +100,10 @@ class SPD(Method):
         assert isinstance(config, SPDConfig)
         return [variant.name for variant in config.variants]
 
+    def matches_output(self) -> list[bool]:
+        own = [variant.hidden_coefficient == 0 for variant in self.config.variants]
+        return own if any(own) else [True] * len(own)
+
     def matches_hidden(self) -> list[bool]:
         own = [variant.hidden_coefficient > 0 for variant in self.config.variants]
         return own if any(own) else [True] * len(own)

@@ -46,18 +46,23 @@ class Reconstruction(Extractor):
         columns: dict[str, Tensor] = {}
         for kind in self.config.masks:
             explained = observation.explained(kind)
-            for statistic, values in self._outputs(observation.clean, explained).items():
-                for variant, value in zip(self.method.variant_names, values, strict=True):
-                    columns[f"{statistic}_{kind}_{variant}"] = value
+            columns |= self._outputs(observation.clean, explained, kind)
             columns |= self._hidden(observation.clean, explained, kind)
         rows = torch.stack(list(columns.values()), 1).double().cpu().numpy()
         return Patterns(np.ascontiguousarray(rows), tuple(columns), ("",) * len(columns))
 
-    def _outputs(self, clean: Forward, explained: Forward) -> dict[str, Tensor]:
+    def _outputs(self, clean: Forward, explained: Forward, kind: str) -> dict[str, Tensor]:
+        """Divergences of the variants that answer for the output; of the others they are the noise of another aim."""
+        matching = [s for s, matches in enumerate(self.method.matches_output()) if matches]
         metric = self.method.statistics.metric
-        p, q = clean.output, explained.output
+        p, q = clean.output, explained.output[matching]
         values = {"kl_forward": metric.kl(p, q), "kl_reverse": metric.kl(q, p), "l2": metric.squared_distance(p, q)}
-        return {name: value.flatten(2).sum(2) if value.ndim > 2 else value for name, value in values.items()}
+        columns = {}
+        for statistic, value in values.items():
+            summed = value.flatten(2).sum(2) if value.ndim > 2 else value
+            for row, s in enumerate(matching):
+                columns[f"{statistic}_{kind}_{self.method.variant_names[s]}"] = summed[row]
+        return columns
 
     def _hidden(self, clean: Forward, explained: Forward, kind: str) -> dict[str, Tensor]:
         """Residuals of the variants trained to reproduce hidden activations; of the others they say nothing."""

@@ -14,7 +14,7 @@ from mlflow.models import Model
 
 import madpipe
 from madpipe.errors import TrackingError
-from madpipe.pipeline.folder import digest
+from madpipe.pipeline.folder import read_facts, seal
 from madpipe.pipeline.scorer import Pipeline
 from madpipe.tracking.packaging import log_pipeline
 from madpipe.tracking.runs import Run, Store
@@ -204,11 +204,9 @@ def test_a_pipeline_that_scores_otherwise_after_storing_is_refused(
     store: Store, pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def forge(folder: Path) -> None:
-        """Another target, with the digest to match."""
-        code, manifest = folder / "target" / "model.py", folder / "pipeline.json"
+        """Another target, with the digests to match."""
+        code = folder / "target" / "model.py"
         code.write_text(code.read_text().replace("nn.ReLU()", "nn.Tanh()"))
-        facts = json.loads(manifest.read_text())
-        facts["files"]["target/model.py"] = digest(code)
-        manifest.write_text(json.dumps(facts))
+        seal(folder, read_facts(folder))
 
     assert "anomaly_score differs by up to" in refusal(store, pipeline_folder, monkeypatch, forge)
