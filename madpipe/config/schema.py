@@ -115,7 +115,7 @@ class TrainerConfig(Section):
     devices: Annotated[int, Field(ge=-1)] = 1
     num_nodes: Count = 1
     strategy: str = "auto"
-    precision: Literal["32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"  # parameters stay float32
     max_time: Annotated[str, Field(pattern=r"^\d{2}:\d{2}:\d{2}:\d{2}$")] | None = None
     enable_progress_bar: bool = True
 

@@ -72,6 +72,9 @@ class APD(Method):
     def component_names(self) -> list[str]:
         return [f"component.{c}" for c in range(self.config.components)]
 
+    def part_name(self, index: int, slot: int) -> str:
+        return f"component.{slot // self.config.rank}@{self.model.sites[index].name}"
+
     def initialise(self, statistics: TrustedStatistics, generator: torch.Generator) -> None:
         """Small Gaussian factors: from large ones TMS 40-10 stays at a mean cosine of 0.70 with the mechanisms."""
         self.statistics = statistics

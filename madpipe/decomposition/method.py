@@ -107,6 +107,10 @@ class Method(nn.Module, ABC):
     def component_names(self) -> list[str]:
         """Names of components, the same for every instance."""
 
+    def part_name(self, index: int, slot: int) -> str:
+        """What a slot of site `index` is called where parts of the network are named."""
+        return f"{self.model.sites[index].name}.{slot}"
+
     def after_step(self, step: int) -> None:
         """Whatever a method keeps from step to step besides its parameters."""
 

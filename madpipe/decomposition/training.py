@@ -5,6 +5,7 @@ always at the end of a round. Steps draw their randomness from (seed, step), so 
 """
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from madpipe.decomposition.method import Method
 from madpipe.decomposition.optimisation import draw_batch, make_optimizer, refuse_divergence, take_step
+from madpipe.errors import DamagedFileError
 
 INNER_STEPS = 20  # optimiser steps per Lightning step: Trainer overhead falls from a third to a few per cent
 CHECKPOINT_ROUNDS = 10
@@ -85,10 +87,17 @@ class _Save(Checkpoint):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if (trainer.current_epoch + 1) % CHECKPOINT_ROUNDS == 0:
-            trainer.save_checkpoint(self.path)
+            self._save(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
+        self._save(trainer)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        """Whole or not at all: a process killed here leaves the checkpoint before."""
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            os.replace(partial, self.path)
 
 
 def train(
@@ -102,10 +111,15 @@ def train(
     progress: Progress,
     logger: Any = False,
 ) -> None:
-    """Train `method` in place. A `last.ckpt` in `checkpoints` is resumed; one is written there every few rounds."""
+    """Train `method` in place. A `last.ckpt` in `checkpoints` is resumed; one is written there every few rounds.
+
+    DamagedFileError when that file cannot be read.
+    """
     module = DecompositionTraining(method, trusted, rows, seed)
     rounds = -(-method.config.steps // INNER_STEPS)
     last = checkpoints / "last.ckpt"
+    if last.exists():
+        _refuse_damage(last)
     _quieten_lightning()
     trainer = lightning.Trainer(
         max_epochs=rounds,
@@ -122,6 +136,16 @@ def train(
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.13
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # one dummy batch a round
         trainer.fit(module, one_batch, ckpt_path=last if last.exists() else None, weights_only=True)
+
+
+def _refuse_damage(checkpoint: Path) -> None:
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a truncated or altered file
+        raise DamagedFileError(
+            f"{checkpoint}: the checkpoint of an interrupted fit cannot be read ({type(error).__name__}); "
+            "delete it to start over."
+        ) from error
 
 
 def _quieten_lightning() -> None:

@@ -38,7 +38,7 @@ class Involvement:
         removed = [model.weight(index) - kept[s] for s in self._instances]
         for s in self._instances:
             prefix = f"{self.method.variant_names[s]}:" if len(self._instances) > 1 else ""
-            self.names += [f"{prefix}{site.name}.{k}" for k in alive[s].nonzero().flatten().tolist()]
+            self.names += [f"{prefix}{self.method.part_name(index, k)}" for k in alive[s].nonzero().flatten().tolist()]
         self.names.append(f"delta@{site.name}")
         return torch.cat([*readers, *removed], 1)[None].float()
 
@@ -69,8 +69,8 @@ class Involvement:
         """The `count` most involved parts of each input, most involved first."""
         assert self.scale is not None
         ratios = self.sizes(observation) / self.scale
-        best = ratios.topk(min(count, ratios.shape[1]), dim=1).indices.tolist()
-        return [[self.names[j] for j in row] for row in best]
+        best = ratios.topk(min(2 * count, ratios.shape[1]), dim=1).indices.tolist()
+        return [list(dict.fromkeys(self.names[j] for j in row))[:count] for row in best]
 
 
 def _over_positions(values: Tensor) -> Tensor:
