@@ -20,6 +20,7 @@ class ArrayFile:
 
     row_count, row_shape: None where the file does not say before it is read. blocks(n): the rows in order, at most n
     at a time, in memory for one block; may be called again. whole: everything, memory-mapped where the format allows.
+    columns: the names, in order, of a table's columns of one number per row; None where values have no names.
     """
 
     path: Path
@@ -27,6 +28,7 @@ class ArrayFile:
     row_shape: tuple[int, ...] | None
     blocks: Callable[[int], Iterator[Rows]]
     whole: Callable[[], Rows]
+    columns: tuple[str, ...] | None = None
 
 
 def check_dtype(dtype: np.dtype[Any], source: str) -> None:

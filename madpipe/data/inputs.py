@@ -17,7 +17,10 @@ from madpipe.errors import MissingFileError, NonFiniteError, ShapeError, TooFewR
 
 Float32 = NDArray[np.float32]
 
-TABLES: dict[str, Callable[[Path, str | None, Sequence[str]], ArrayFile]] = {".csv": open_csv, ".parquet": open_parquet}
+TABLES: dict[str, Callable[[Path, str | None, Sequence[str], Sequence[str] | None], ArrayFile]] = {
+    ".csv": open_csv,
+    ".parquet": open_parquet,
+}
 ARRAYS: dict[str, Callable[[Path, str | None], ArrayFile]] = {
     ".npy": open_npy,
     ".npz": open_npz,
@@ -25,17 +28,24 @@ ARRAYS: dict[str, Callable[[Path, str | None], ArrayFile]] = {
 }
 
 
-def read_array(path: Path, key: str | None = None) -> Rows:
+def read_array(path: Path, key: str | None = None, columns: Sequence[str] | None = None) -> Rows:
     """The whole array as it was saved (any numeric dtype; .npy memory-mapped), rows first; nothing is ever unpickled.
 
-    Without a key: the file's only array, else the one named "x"; of a table all numeric columns. Raises
-    MissingFileError, UnknownNameError (key, extension), DamagedFileError, ShapeError (not numeric), TooFewRowsError.
+    Without a key: the file's only array, else the one named "x"; of a table all numeric columns, or those that
+    `columns` names, in that order. Raises MissingFileError, UnknownNameError (key, column, extension),
+    DamagedFileError, ShapeError (not numeric), TooFewRowsError.
     """
-    file = _open(Path(path), key)
+    file = _open(Path(path), key, columns=columns)
     array = file.whole()
     if len(array) == 0:
         raise TooFewRowsError(f"{path} holds no rows")
     return array
+
+
+def column_names(path: Path, key: str | None = None) -> list[str] | None:
+    """What `read_array(path, key)` reads of a table, in that order; None of an array, or a column of lists."""
+    columns = _open(Path(path), key).columns
+    return None if columns is None else list(columns)
 
 
 def read_labels(path: Path, label_name: str = "is_anomalous") -> NDArray[np.bool_]:
@@ -112,17 +122,18 @@ def open_inputs(
     *,
     shape: tuple[int, ...] | None = None,
     without: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
 ) -> InputStream:
     """A stream over one or more files, of any mix of formats, whose rows have one shape.
 
     `shape` is what a row must have (flat rows of as many values are reshaped); when None the first file's shape counts.
-    `without` names columns of tables that are no inputs, such as labels. Raises what `read_array` raises, here or while
-    reading; NonFiniteError while reading.
+    `without` names columns of tables that are no inputs, such as labels; `columns` those that are, in order. Raises
+    what `read_array` raises, here or while reading; NonFiniteError while reading.
     """
     if not paths:
         raise MissingFileError("no input file was named")
     assert batch_size > 0, batch_size
-    files = tuple(_open(Path(path), key, without) for path in paths)
+    files = tuple(_open(Path(path), key, without, columns) for path in paths)
     row_shape = shape or files[0].row_shape or _first_row_shape(files[0])
     for file in files:
         if file.row_shape is not None:
@@ -140,12 +151,12 @@ def _first_row_shape(file: ArrayFile) -> tuple[int, ...]:
     return tuple(first.shape[1:])
 
 
-def _open(path: Path, key: str | None, without: Sequence[str] = ()) -> ArrayFile:
+def _open(path: Path, key: str | None, without: Sequence[str] = (), columns: Sequence[str] | None = None) -> ArrayFile:
     if not path.is_file():
         raise MissingFileError(f"no file {path}{_nearby(path)}")
     suffix = path.suffix.lower()
     if suffix in TABLES:
-        file = TABLES[suffix](path, key, without)
+        file = TABLES[suffix](path, key, without, columns)
     elif suffix in ARRAYS:
         file = ARRAYS[suffix](path, key)
     else:

@@ -15,19 +15,24 @@ WHOLE_BLOCK = 8192  # rows read at a time when everything is wanted
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # what pandas adds to a parquet file for its row index: no input
 
 
-def open_csv(path: Path, key: str | None, without: Sequence[str] = ()) -> ArrayFile:
+def open_csv(
+    path: Path, key: str | None, without: Sequence[str] = (), fitted: Sequence[str] | None = None
+) -> ArrayFile:
     """A comma-separated file with a header row; every column (but those named in `without`) must be numeric.
 
-    `key` takes one column, or those named key_0, key_1, ... alone. An empty cell becomes NaN.
+    `key` takes one column, or those named key_0, key_1, ... alone; `fitted` then those named, in that order. An empty
+    cell becomes NaN.
     """
     columns = _choose_columns(_csv_header(path), key, without, str(path))
+    if fitted is not None:
+        columns = _in_fitted_order(columns, fitted, str(path))
 
     def blocks(size: int) -> Iterator[Rows]:
         frames = (frame[columns] for frame in _csv_frames(path, size))
         return (_csv_rows(frame, path, columns == [key]) for frame in frames if len(frame))
 
     shape = () if columns == [key] else (len(columns),)
-    return ArrayFile(path, None, shape, blocks, lambda: _joined(blocks(WHOLE_BLOCK), shape))
+    return ArrayFile(path, None, shape, blocks, lambda: _joined(blocks(WHOLE_BLOCK), shape), tuple(columns))
 
 
 def _csv_header(path: Path) -> list[str]:
@@ -70,10 +75,13 @@ def _csv_rows(frame: Any, path: Path, single: bool) -> Rows:
     return rows[:, 0] if single else rows
 
 
-def open_parquet(path: Path, key: str | None, without: Sequence[str] = ()) -> ArrayFile:
+def open_parquet(
+    path: Path, key: str | None, without: Sequence[str] = (), fitted: Sequence[str] | None = None
+) -> ArrayFile:
     """A parquet file: its numeric columns in order, or its one list column (of equally long lists).
 
-    `key` takes one column (numeric or list), or those named key_0, key_1, ... alone. A missing value becomes NaN.
+    `key` takes one column (numeric or list), or those named key_0, key_1, ... alone; `fitted` then those named, in that
+    order, unless one list column is left, whose values have no names. A missing value becomes NaN.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -83,6 +91,8 @@ def open_parquet(path: Path, key: str | None, without: Sequence[str] = ()) -> Ar
     except (pa.ArrowException, OSError) as error:
         raise DamagedFileError(f"{path} is no parquet file or is truncated: {_one_line(error)}") from error
     columns = _choose_columns([n for n in schema.names if not PANDAS_INDEX.fullmatch(n)], key, without, str(path))
+    if fitted is not None and [_is_list(schema.field(name).type) for name in columns] != [True]:
+        columns = _in_fitted_order(columns, fitted, str(path))
     lists = [name for name in columns if _is_list(schema.field(name).type)]
     if lists and len(columns) > 1:
         raise ShapeError(f"{path}: column '{lists[0]}' holds lists beside other columns; choose one with key")
@@ -102,7 +112,8 @@ def open_parquet(path: Path, key: str | None, without: Sequence[str] = ()) -> Ar
             raise DamagedFileError(f"{path} is damaged: {_one_line(error)}") from error
 
     shape = None if lists else () if columns == [key] else (len(columns),)
-    return ArrayFile(path, row_count, shape, blocks, lambda: _joined(blocks(WHOLE_BLOCK), shape))
+    named = None if lists else tuple(columns)
+    return ArrayFile(path, row_count, shape, blocks, lambda: _joined(blocks(WHOLE_BLOCK), shape), named)
 
 
 def _is_list(kind: Any) -> bool:
@@ -146,6 +157,14 @@ def _choose_columns(names: list[str], key: str | None, without: Sequence[str], s
     if not chosen:
         raise UnknownNameError(f"{source} has no column '{key or ''}' to read.{nearest(key or '', names)}")
     return chosen
+
+
+def _in_fitted_order(names: list[str], fitted: Sequence[str], source: str) -> list[str]:
+    """`fitted`, once every one of them is among `names`; a place in a table says nothing about its meaning."""
+    for name in fitted:
+        if name not in names:
+            raise UnknownNameError(f"{source} has no column '{name}', which was fitted on.{nearest(name, names)}")
+    return list(fitted)
 
 
 def _joined(blocks: Iterator[Rows], shape: tuple[int, ...] | None) -> Rows:

@@ -41,6 +41,7 @@ class Pipeline:
         self.facts = dict(facts)
         self.input_shape: tuple[int, ...] = tuple(facts["input_shape"])
         self.key: str | None = facts["key"]
+        self.columns: list[str] | None = facts.get("columns")  # of the trusted table; older manifests have none
         self._lock = threading.Lock()
 
     @classmethod

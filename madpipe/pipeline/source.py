@@ -11,20 +11,24 @@ from numpy.typing import NDArray
 
 from madpipe.components.model import ComponentModel
 from madpipe.components.sites import Site, find_sites
-from madpipe.data.inputs import check_rows, read_array
+from madpipe.data.inputs import check_rows, column_names, read_array
 from madpipe.errors import ShapeError
 from madpipe.targets.load import OutputKind, Target, load_target
 
 
 @dataclass(frozen=True)
 class Source:
-    """The target under question, the sites to decompose, and trusted rows x [N, ...] float32 with their origin."""
+    """The target under question, the sites to decompose, and trusted rows x [N, ...] float32 with their origin.
+
+    columns: the names of the table's columns that rows came from, in order; None where they came from an array.
+    """
 
     target: Target
     sites: tuple[Site, ...]
     trusted: NDArray[np.float32]
     key: str | None
     name: str
+    columns: list[str] | None = None
 
 
 def own_source(target: Mapping[str, Any], data: Mapping[str, Any], base: Path) -> Source:
@@ -34,16 +38,22 @@ def own_source(target: Mapping[str, Any], data: Mapping[str, Any], base: Path) -
     loaded = load_target(target["factory"], target["kwargs"], weights, output, base)
     path = base / data["trusted"]
     trusted = check_rows(read_array(path, data["key"]), None, str(path))
-    return make_source(loaded, target["sites"], trusted, data["key"], Path(data["trusted"]).stem)
+    columns = column_names(path, data["key"])
+    return make_source(loaded, target["sites"], trusted, data["key"], Path(data["trusted"]).stem, columns)
 
 
 def make_source(
-    target: Target, globs: tuple[str, ...], trusted: NDArray[np.float32], key: str | None, name: str
+    target: Target,
+    globs: tuple[str, ...],
+    trusted: NDArray[np.float32],
+    key: str | None,
+    name: str,
+    columns: list[str] | None = None,
 ) -> Source:
     """Check that the target takes these rows and gives one output vector per row; find its sites."""
     sites = find_sites(target.module, globs)
     run_once(target, trusted[:2])
-    return Source(target, in_running_order(target, sites, trusted[:2]), trusted, key, name)
+    return Source(target, in_running_order(target, sites, trusted[:2]), trusted, key, name, columns)
 
 
 def in_running_order(target: Target, sites: tuple[Site, ...], x: NDArray[np.float32]) -> tuple[Site, ...]:

@@ -1,5 +1,6 @@
 """The trusted rows a pipeline folder keeps, and how rows brought by the user stand in for them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +50,10 @@ def refuse_known_rows(x: Rows, rows: TrustedRows, source: str) -> None:
         )
 
 
-def rows_from(path: Path, key: str | None, shape: tuple[int, ...], seed: int) -> TrustedRows:
-    """Rows of a user's file, split afresh; 200 or more are needed."""
-    x = check_rows(read_array(path, key), shape, str(path))
+def rows_from(
+    path: Path, key: str | None, shape: tuple[int, ...], seed: int, columns: Sequence[str] | None = None
+) -> TrustedRows:
+    """Rows of a user's file (of a table its `columns`, if given), split afresh; 200 or more are needed."""
+    x = check_rows(read_array(path, key, columns), shape, str(path))
     split = split_rows(len(x), seed)
     return TrustedRows(x[split.fit], x[split.validation], x[split.calibration])

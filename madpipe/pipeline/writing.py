@@ -47,6 +47,7 @@ def write_pipeline(
             "trusted": {"name": source.name, "rows": len(source.trusted)},
             "input_shape": list(source.trusted.shape[1:]),
             "key": source.key,
+            "columns": source.columns,
             "sites": [site.name for site in source.sites],
             "folds": len(folds),
             "calibration_size": sum(len(fold.calibration) for fold in folds),

@@ -40,7 +40,7 @@ def evaluate(
         raise MissingFileError(f"cannot draw {figure}: there is no folder {figure.parent}; make it first.")
     folder = pipeline_folder(pipeline, trust_code, tracking_uri)
     loaded = Pipeline.load(folder)
-    x = check_rows(read_array(labelled, key or loaded.key), loaded.input_shape, str(labelled))
+    x = check_rows(read_array(labelled, key or loaded.key, loaded.columns), loaded.input_shape, str(labelled))
     is_anomalous = read_labels(labelled, label)
     _check_labels(is_anomalous, len(x), labelled, label)
     scores = pipeline_scores(loaded, x)
@@ -55,7 +55,7 @@ def evaluate(
     others: Scores = {}
     if controls:
         rows = (
-            rows_from(trusted, key or loaded.key, loaded.input_shape, loaded.facts["seed"])
+            rows_from(trusted, key or loaded.key, loaded.input_shape, loaded.facts["seed"], loaded.columns)
             if trusted
             else kept_rows(folder)
         )

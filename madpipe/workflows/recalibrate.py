@@ -30,7 +30,7 @@ def recalibrate(
         raise UsageError(
             f"{pipeline} is cross-fitted, so its calibration belongs to its folds; fit again with the new rows."
         )
-    x = check_rows(read_array(trusted, key or loaded.key), loaded.input_shape, str(trusted))
+    x = check_rows(read_array(trusted, key or loaded.key, loaded.columns), loaded.input_shape, str(trusted))
     if len(x) < MINIMUM_ROWS:
         raise TooFewRowsError(f"{trusted}: {len(x)} rows; at least {MINIMUM_ROWS} trusted rows are needed.")
     kept = kept_rows(pipeline) if (pipeline / FILE).is_file() else None

@@ -53,7 +53,8 @@ def score(
             f"Warning: nothing can be flagged at alpha {alpha:g}: it takes {needed} calibration rows, "
             f"this pipeline has {loaded.calibration_size} (smallest p-value {1 / (loaded.calibration_size + 1):.3g})."
         )
-    stream = open_inputs(inputs, key or loaded.key, batch_size or loaded.batch_size, shape=loaded.input_shape)
+    size = batch_size or loaded.batch_size
+    stream = open_inputs(inputs, key or loaded.key, size, shape=loaded.input_shape, columns=loaded.columns)
     rows = flagged = 0
     writing = open_writer(output, loaded.member_names) if output else nullcontext()
     with row_progress(stream.row_count, "Scoring") as progress, writing as writer:

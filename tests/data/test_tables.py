@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from madpipe.data.inputs import open_inputs, read_array
+from madpipe.data.inputs import column_names, open_inputs, read_array
 from madpipe.errors import DamagedFileError, NonFiniteError, ShapeError, TooFewRowsError, UnknownNameError
 
 TABLE = pd.DataFrame({"b": [1.5, 2.5, 3.5], "a": [1, 2, 3], "flag": [True, False, True]})
@@ -58,6 +58,51 @@ def test_a_key_takes_the_column_of_its_name(suffix, tmp_path):
 def test_an_unknown_column_names_the_nearest(suffix, tmp_path):
     with pytest.raises(UnknownNameError, match="no column 'flags'.*Did you mean 'flag'"):
         read_array(write(tmp_path, suffix, TABLE), "flags")
+
+
+@each_suffix
+def test_the_names_of_the_columns_that_are_read_can_be_asked_for(suffix, tmp_path):
+    path = write(tmp_path, suffix, pd.DataFrame({"x_1": [1.0], "label": [9], "x_0": [2.0]}))
+    assert column_names(path) == ["x_1", "label", "x_0"]
+    assert column_names(path, "x") == ["x_1", "x_0"]
+
+
+def test_values_without_names_of_their_own_have_no_column_names(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones((2, 3)))
+    assert column_names(tmp_path / "a.npz") is None
+    assert column_names(write(tmp_path, ".parquet", pd.DataFrame({"x": [[1.0, 2.0]]}))) is None
+
+
+@each_suffix
+def test_columns_asked_for_come_in_that_order_whatever_stands_beside_them(suffix, tmp_path):
+    path = write(tmp_path, suffix, TABLE.assign(name=["p", "q", "r"]))
+    assert read_array(path, columns=["a", "b"]).tolist() == [[1, 1.5], [2, 2.5], [3, 3.5]]
+    blocks = [x.tolist() for _, x in open_inputs([path], None, 2, columns=["a", "b"])]
+    assert blocks == [[[1, 1.5], [2, 2.5]], [[3, 3.5]]]
+
+
+@each_suffix
+def test_a_column_asked_for_that_is_missing_is_named_with_its_file_and_the_nearest(suffix, tmp_path):
+    path = write(tmp_path, suffix, TABLE)
+    message = rf"t\{suffix} has no column 'flags', which was fitted on. Did you mean 'flag'\? Known: a, b, flag."
+    with pytest.raises(UnknownNameError, match=message):
+        read_array(path, columns=["a", "flags"])
+    with pytest.raises(UnknownNameError, match=message):
+        open_inputs([path], None, 2, columns=["a", "flags"])
+
+
+@each_suffix
+def test_a_key_still_limits_the_columns_asked_for(suffix, tmp_path):
+    path = write(tmp_path, suffix, pd.DataFrame({"x_0": [1.0], "y_0": [2.0]}))
+    with pytest.raises(UnknownNameError, match="no column 'x_0', which was fitted on.*'y_0'"):
+        read_array(path, "y", ["x_0"])
+
+
+def test_arrays_and_lists_have_no_columns_to_ask_for(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones((1, 2)))
+    assert read_array(tmp_path / "a.npz", columns=["b", "a"]).tolist() == [[1, 1]]
+    path = write(tmp_path, ".parquet", pd.DataFrame({"x": [[1.0, 2.0]]}))
+    assert read_array(path, columns=["b", "a"]).tolist() == [[1, 2]]
 
 
 @each_suffix
