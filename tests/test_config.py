@@ -53,16 +53,23 @@ class FakeDetector:
         self.contamination, self.neighbours, self.inner = contamination, neighbours, inner
 
 
+class FakeMemberDetector(FakeDetector):
+    def __init__(self, contamination: float = 0.01, power: float = 0.0):
+        self.contamination, self.power = contamination, power
+
+
 @pytest.fixture(autouse=True)
 def fake_plugins(monkeypatch):
     fakes = [
         (METHODS, FakeMethod, ("spd", "apd")),
         (EXTRACTORS, FakeExtractor, ("reconstruction", "inputs")),
         (TASKS, FakeTask, ("digits",)),
-        (DETECTORS, FakeDetector, ("standardised_mean", "soft_maximum", "knn")),
+        (DETECTORS, FakeDetector, ("soft_maximum", "knn")),
+        (DETECTORS, FakeMemberDetector, ("standardised_mean",)),  # with the option that the default members set
     ]
-    for table, fake, names in fakes:
-        monkeypatch.setattr(table, "_entries", dict.fromkeys(names, f"{__name__}:{fake.__name__}"))
+    for table in (METHODS, EXTRACTORS, TASKS, DETECTORS):
+        entries = {name: f"{__name__}:{fake.__name__}" for of, fake, names in fakes if of is table for name in names}
+        monkeypatch.setattr(table, "_entries", entries)
 
 
 @pytest.fixture

@@ -15,12 +15,10 @@ RunName = Annotated[str, Field(pattern=r"^[^/\\:@\s][^/\\:@]*$")]
 
 DEFAULT_METHOD = "spd"
 DEFAULT_COMBINER = "soft_maximum"
+_RECONSTRUCTION: dict[str, Any] = {"detector": "standardised_mean", "patterns": "reconstruction"}
 DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {
-    name: {"detector": "standardised_mean", "patterns": "reconstruction", "features": features}
-    for name, features in {
-        "output_divergence": ["kl_forward_*"],
-        "hidden_residual": ["hidden_*"],
-    }.items()
+    "output_divergence": {**_RECONSTRUCTION, "features": ["kl_forward_*"], "options": {"power": 0.25}},
+    "hidden_residual": {**_RECONSTRUCTION, "features": ["hidden_*"]},
 }
 
 
