@@ -73,7 +73,7 @@ def read_header(file: IO[bytes], held_bytes: int, source: str) -> Header:
 
 
 def open_npy(path: Path, key: str | None) -> ArrayFile:
-    """A .npy file, memory-mapped; `key` has no meaning here and is ignored."""
+    """A .npy file, memory-mapped when wanted whole; `key` has no meaning here and is ignored."""
     with path.open("rb") as file:
         header = read_header(file, path.stat().st_size, str(path))
 
@@ -84,9 +84,13 @@ def open_npy(path: Path, key: str | None) -> ArrayFile:
         return np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
 
     def blocks(size: int) -> Iterator[Rows]:
-        array = whole()
-        for start in range(0, len(array), size):
-            yield np.array(array[start : start + size])
+        if header.fortran and len(header.shape) > 1:
+            array = whole()
+            yield from (np.array(array[start : start + size]) for start in range(0, len(array), size))
+            return
+        with path.open("rb") as file:  # read, not mapped: pages of a mapped file stay in the process's memory
+            file.seek(header.offset)
+            yield from _row_blocks(file, header, size, str(path))
 
     return ArrayFile(path, header.shape[0], header.shape[1:], blocks, whole)
 
@@ -116,10 +120,7 @@ def open_npz(path: Path, key: str | None) -> ArrayFile:
             yield from (array[start : start + size] for start in range(0, len(array), size))
             return
         with _member(path, member, source) as (file, _):
-            for start in range(0, header.shape[0], size):
-                rows = min(size, header.shape[0] - start)
-                data = _exactly(file, rows * header.row_bytes, source)
-                yield np.frombuffer(data, header.dtype).reshape(rows, *header.shape[1:])
+            yield from _row_blocks(file, header, size, source)
             _finish(file, source)
 
     return ArrayFile(path, header.shape[0], header.shape[1:], blocks, whole)
@@ -179,3 +180,11 @@ def _finish(file: IO[bytes], source: str) -> None:
         file.read(1)
     except BROKEN as error:
         raise DamagedFileError(f"{source} is damaged: {error}") from error
+
+
+def _row_blocks(file: IO[bytes], header: Header, size: int, source: str) -> Iterator[Rows]:
+    """Blocks of `size` rows from a file that stands at the first one."""
+    for start in range(0, header.shape[0], size):
+        rows = min(size, header.shape[0] - start)
+        data = _exactly(file, rows * header.row_bytes, source)
+        yield np.frombuffer(data, header.dtype).reshape(rows, *header.shape[1:])
