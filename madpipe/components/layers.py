@@ -33,7 +33,7 @@ class SiteOperation(Protocol):
         ...
 
     def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
-        """The site's output [S*B, ...] with `bias` [O], which is never decomposed."""
+        """The site's output [S*B, ...] with `bias` [O], which is never decomposed. Added into `y`."""
         ...
 
 
@@ -59,7 +59,7 @@ class LinearOperation:
         return y.view(instances, -1, *y.shape[1:])
 
     def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
-        return y if bias is None else y + bias
+        return y if bias is None else y.add_(bias)
 
 
 class Conv2dOperation:
@@ -88,7 +88,7 @@ class Conv2dOperation:
         return y.permute(0, 2, 3, 1).view(instances, -1, *y.shape[2:], y.shape[1])
 
     def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
-        return y if bias is None else y + bias[:, None, None]
+        return y if bias is None else y.add_(bias[:, None, None])
 
     def _convolve(self, x: Tensor, filters: Tensor) -> Tensor:
         """[S*B, c, H, W] with matrices [S, I, F], one convolution per instance: [S*B, F, H', W']."""

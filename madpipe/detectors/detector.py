@@ -48,6 +48,10 @@ class Detector(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         return self._score_samples(self._check(X, reset=False))
 
+    def score_checked(self, X: Floats) -> Floats:
+        """`score_samples` of rows known to be finite float64 [n, n_features_in_]: for streams of small batches."""
+        return self._score_samples(X)
+
     def decision_function(self, X: ArrayLike) -> Floats:
         """`score_samples` less `offset_`: negative = anomalous."""
         return self.score_samples(X) - self.offset_

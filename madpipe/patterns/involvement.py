@@ -8,7 +8,9 @@ changed.
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from madpipe.patterns.observation import Observation, Observer
@@ -68,9 +70,25 @@ class Involvement:
     def top(self, observation: Observation, count: int) -> list[list[str]]:
         """The `count` most involved parts of each input, most involved first."""
         assert self.scale is not None
-        ratios = self.sizes(observation) / self.scale
-        best = ratios.topk(min(2 * count, ratios.shape[1]), dim=1).indices.tolist()
-        return [list(dict.fromkeys(self.names[j] for j in row))[:count] for row in best]
+        ratios = (self.sizes(observation) / self.scale).cpu().numpy()
+        if len(set(self.names)) == len(self.names):
+            best = np.asarray(self.names, dtype=object)[_largest(ratios, count)]
+            return [list(row) for row in best.tolist()]
+        rows = _largest(ratios, 2 * count).tolist()
+        return [list(dict.fromkeys(self.names[j] for j in row))[:count] for row in rows]
+
+
+def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Columns of the `count` largest entries of each row, largest first; overwrites `values`.
+
+    A few passes of argmax are many times faster than sorting, or than topk, on some hundred columns.
+    """
+    rows = np.arange(len(values))
+    best = np.empty((len(values), min(count, values.shape[1])), dtype=np.intp)
+    for j in range(best.shape[1]):
+        best[:, j] = values.argmax(axis=1)
+        values[rows, best[:, j]] = -np.inf
+    return best
 
 
 def _over_positions(values: Tensor) -> Tensor:

@@ -1,15 +1,18 @@
 """Do the trusted components explain this output? How far the explained pass is from the clean one, output and inside.
 
-For each mask and variant: `kl_forward` KL(clean || explained) and `kl_reverse` KL(explained || clean) in nats, `l2` the
-normalised squared distance of raw outputs, `hidden_first` and `hidden_max` the mean squared residual of hidden
-activations over each unit's trusted variance, at the first hidden site and at the worst one. A site's input is hidden
-when it is not the network's own input; without a hidden site both residuals are 0. Higher = less explained.
+For each mask and variant, of the `statistics` asked for: `kl_forward` KL(clean || explained) and `kl_reverse`
+KL(explained || clean) in nats, `l2` the normalised squared distance of raw outputs; always `hidden_first` and
+`hidden_max`, the mean squared residual of hidden activations over each unit's trusted variance, at the first hidden
+site and at the worst one. A site's input is hidden when it is not the network's own input; without a hidden site both
+residuals are 0. Higher = less explained.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from madpipe.components.model import Forward
@@ -17,11 +20,13 @@ from madpipe.patterns.extractor import Extractor, ExtractorConfig
 from madpipe.patterns.observation import MaskKind, Observation
 from madpipe.patterns.pattern import Patterns
 
+OutputStatistic = Literal["kl_forward", "kl_reverse", "l2"]
 VARIANCE_FLOOR = 1e-3  # of a site's mean variance: a unit silent on trusted data counts, but not without bound
 
 
 class ReconstructionConfig(ExtractorConfig):
     masks: tuple[MaskKind, ...] = ("alive",)
+    statistics: Annotated[tuple[OutputStatistic, ...], Field(min_length=1)] = ("kl_forward",)
 
 
 class Reconstruction(Extractor):
@@ -56,9 +61,14 @@ class Reconstruction(Extractor):
         matching = [s for s, matches in enumerate(self.method.matches_output()) if matches]
         metric = self.method.statistics.metric
         p, q = clean.output, explained.output[matching]
-        values = {"kl_forward": metric.kl(p, q), "kl_reverse": metric.kl(q, p), "l2": metric.squared_distance(p, q)}
+        values: dict[OutputStatistic, Callable[[], Tensor]] = {
+            "kl_forward": lambda: metric.kl(p, q),
+            "kl_reverse": lambda: metric.kl(q, p),
+            "l2": lambda: metric.squared_distance(p, q),
+        }
         columns = {}
-        for statistic, value in values.items():
+        for statistic in self.config.statistics:
+            value = values[statistic]()
             summed = value.flatten(2).sum(2) if value.ndim > 2 else value
             for row, s in enumerate(matching):
                 columns[f"{statistic}_{kind}_{self.method.variant_names[s]}"] = summed[row]
@@ -67,22 +77,18 @@ class Reconstruction(Extractor):
     def _hidden(self, clean: Forward, explained: Forward, kind: str) -> dict[str, Tensor]:
         """Residuals of the variants trained to reproduce hidden activations; of the others they say nothing."""
         matching = [s for s, matches in enumerate(self.method.matches_hidden()) if matches]
-        if not matching:
-            return {}
-        none = [clean.output.new_zeros(len(matching), clean.output.shape[1])]
-        residuals = [
-            _weighted_residual(clean.site_inputs[site], explained.site_inputs[site][matching], self.tensors[site])
-            for site in self.method.hidden_sites()
-        ] or none
-        worst = torch.stack(residuals).amax(0)
         columns = {}
-        for row, s in enumerate(matching):
-            columns[f"hidden_first_{kind}_{self.method.variant_names[s]}"] = residuals[0][row]
-            columns[f"hidden_max_{kind}_{self.method.variant_names[s]}"] = worst[row]
+        for s in matching:
+            residuals = [
+                _weighted_residual(clean.site_inputs[site][0], explained.site_inputs[site][s], self.tensors[site])
+                for site in self.method.hidden_sites()
+            ] or [clean.output.new_zeros(clean.output.shape[1])]
+            columns[f"hidden_first_{kind}_{self.method.variant_names[s]}"] = residuals[0]
+            columns[f"hidden_max_{kind}_{self.method.variant_names[s]}"] = torch.stack(residuals).amax(0)
         return columns
 
 
 def _weighted_residual(clean: Tensor, explained: Tensor, variance: Tensor) -> Tensor:
-    """Mean over units of (clean - explained)^2 / variance: [1, B, ...], [S, B, ...], [...] -> [S, B]."""
+    """Mean over units of (clean - explained)^2 / variance: [B, ...] twice, [...] -> [B]."""
     weights = 1 / (variance.flatten() * variance.numel())
-    return (explained - clean).flatten(2).square() @ weights
+    return (explained - clean).flatten(1).square() @ weights

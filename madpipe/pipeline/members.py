@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from madpipe.detectors.detector import Detector
 from madpipe.patterns.extractor import Extractor
 from madpipe.patterns.observation import Observation
 from madpipe.patterns.pattern import Patterns, stack
@@ -28,7 +29,7 @@ class Member:
     def score_samples(self, patterns: Mapping[str, Patterns]) -> Floats:
         """Higher = more normal, [B]."""
         chosen = member_columns(self.name, self.features, patterns[self.patterns])
-        return np.asarray(self.detector.score_samples(chosen), dtype=np.float64)
+        return _scores(self.detector, chosen)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,14 @@ class MemberSet:
 
     def _combine(self, scores: Mapping[str, Floats]) -> Floats:
         alarms = np.stack([-scores[member.name] for member in self.members if member.combine], axis=1)
-        return np.asarray(self.combiner.score_samples(alarms), dtype=np.float64)
+        return _scores(self.combiner, alarms)
+
+
+def _scores(detector: Any, rows: NDArray[np.floating]) -> Floats:
+    """`score_samples`; our own detectors skip checking rows that our own extractors made."""
+    if isinstance(detector, Detector):
+        return detector.score_checked(np.asarray(rows, dtype=np.float64))
+    return np.asarray(detector.score_samples(rows), dtype=np.float64)
 
 
 def fit_members(
