@@ -76,6 +76,15 @@ def test_signal_handlers_are_put_back():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+@pytest.fixture
+def interruptible():
+    """A process started in the background may have SIGINT ignored, and Python then installs no handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_a_library_turns_into_exit_1_still_ends_with_130(capsys):
     def run():
         try:
@@ -118,7 +127,8 @@ def test_a_signal_that_came_too_late_to_stop_anything_changes_nothing():
 # Real processes
 
 SLOW_COMMAND = """
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a process started in the background
 module = types.ModuleType("madpipe.workflows.tasks")
 def list_tasks():
     try:
