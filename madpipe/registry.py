@@ -89,6 +89,10 @@ TASKS = Table(
     "madpipe.tasks",
     {
         "boolean": "madpipe.tasks.boolean:BooleanTask",
+        "compressed_computation": "madpipe.tasks.compressed_computation:CompressedComputationTask",
+        "cross_layer": "madpipe.tasks.cross_layer:CrossLayerTask",
         "digits": "madpipe.tasks.digits:DigitsTask",
+        "gated_functions": "madpipe.tasks.gated_functions:GatedFunctionsTask",
+        "superposition": "madpipe.tasks.superposition:SuperpositionTask",
     },
 )

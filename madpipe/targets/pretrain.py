@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[int], Tensor]
 """step -> scalar, added to the loss."""
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def build_seeded(factory: Callable[[], nn.Sequential], seed: int) -> nn.Sequential:
+
+def build_seeded(factory: Callable[[], Network], seed: int) -> Network:
     """The factory's network with initial weights that depend on `seed` alone; the caller's random state stays."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -41,7 +44,7 @@ def hidden_activations(module: nn.Sequential, inputs: Tensor) -> tuple[list[Tens
 
 
 def pretrain(
-    module: nn.Sequential,
+    module: nn.Module,
     batches: Iterator[Batch],
     loss: Loss,
     *,

@@ -45,8 +45,9 @@ def test_an_unknown_task_ends_with_2_and_the_nearest_name(madpipe, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_exported_task_is_an_own_model_with_a_valid_config(madpipe, tmp_path):
-    ended = madpipe("tasks", "export", TASK, tmp_path / "demo")
+@pytest.mark.parametrize("task", [TASK, "gated_functions-4-10-0"])  # the second holds no anomaly
+def test_an_exported_task_is_an_own_model_with_a_valid_config(madpipe, tmp_path, task):
+    ended = madpipe("tasks", "export", task, tmp_path / "demo")
     assert ended.code == 0
     assert ended.out == f"{tmp_path / 'demo'}\n"
     assert ended.err.endswith(f"Next: madpipe fit {tmp_path / 'demo' / 'config.yaml'}\n")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from madpipe.targets import convnet, mlp
+from madpipe.targets import convnet, mlp, residual_mlp, superposition
 from madpipe.targets.pretrain import Batch, build_seeded, hidden_activations, one_thread, pretrain
 
 small = partial(mlp.build, [2, 8, 1])
@@ -49,6 +49,53 @@ def test_a_convnet_refuses_odd_images_and_no_channels(wrong):
 def test_an_mlp_of_one_width_is_refused():
     with pytest.raises(ValueError, match="sizes"):
         mlp.build([4])
+
+
+def test_a_toy_of_superposition_starts_with_a_true_identity():
+    module = superposition.build(3, 2, identity=True)
+    assert [name for name, _ in module.named_children()] == ["linear1", "hidden", "linear2", "relu"]
+    h = torch.randn(4, 2)
+    assert torch.equal(module.hidden(h), h)
+
+
+def test_a_toy_of_superposition_is_a_linear_layer_each_way_and_a_relu():
+    module = superposition.build(3, 2)
+    x = torch.randn(4, 3)
+    expected = torch.relu(x @ module.linear1.weight.T @ module.linear2.weight.T + module.linear2.bias)
+    assert torch.allclose(module(x), expected, atol=1e-6)
+
+
+def test_a_residual_mlp_without_layers_weights_passes_features_on():
+    module = residual_mlp.build(4, 3, 50, layers=2).requires_grad_(False)
+    for layer in module.layers:
+        layer.mlp_out.weight.zero_()
+    E, x = module.embedding, torch.randn(5, 4)
+    assert torch.allclose(E.norm(dim=1), torch.ones(4))
+    assert torch.allclose(module(x), x @ E @ E.T, atol=1e-6)
+
+
+def test_layers_of_a_residual_mlp_read_what_earlier_ones_wrote():
+    module = residual_mlp.build(4, 3, 50, layers=2).requires_grad_(False)
+    x = torch.randn(5, 4)
+    residual = x @ module.embedding
+    for layer in module.layers:
+        residual = residual + torch.relu(residual @ layer.mlp_in.weight.T) @ layer.mlp_out.weight.T
+    assert torch.allclose(module(x), residual @ module.embedding.T, atol=1e-5)
+
+
+def test_the_embedding_of_a_residual_mlp_is_kept_and_not_trained():
+    module = residual_mlp.build(4, 3, 50)
+    assert "embedding" in module.state_dict()
+    assert [name for name, _ in module.named_parameters()] == ["layers.0.mlp_in.weight", "layers.0.mlp_out.weight"]
+
+
+@pytest.mark.parametrize(
+    ("factory", "sizes"),
+    [(superposition.build, (0, 2)), (superposition.build, (5, 0)), (residual_mlp.build, (4, 0, 8))],
+)
+def test_a_size_of_zero_is_refused(factory, sizes):
+    with pytest.raises(ValueError, match="0"):
+        factory(*sizes)
 
 
 def test_initial_weights_depend_on_the_seed_alone():

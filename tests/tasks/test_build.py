@@ -133,7 +133,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(name, nearest):
         ({"name": "digits", "attack": "blend"}, "task.attack: 'blend' is unknown. Did you mean 'blended'?"),
         ({"name": "digits", "trusted": 10}, "task.trusted: Input should be greater than or equal to 20, got 10."),
         ({"name": "digits", "seed": -1}, "task.seed: "),
-        ({"attack": "conj"}, "task.name is missing. Known: boolean, digits."),
+        ({"attack": "conj"}, f"task.name is missing. Known: {', '.join(TASKS)}."),
     ],
 )
 def test_a_wrong_config_is_refused_in_one_line(config, said):

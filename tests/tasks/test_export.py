@@ -10,24 +10,30 @@ import torch
 import yaml
 
 from madpipe.errors import MissingFileError
-from madpipe.targets.load import Target, load_target
+from madpipe.targets.load import OutputKind, Target, load_target
 from madpipe.tasks.build import build_task
 from madpipe.tasks.export import export_task
 from madpipe.tasks.task import Task
 
+# module of the factory -> its arguments, what the output means, the shape of one input
+UNTRAINED = {
+    "convnet": ({"image": [1, 8, 8], "channels": [4], "hidden": 5, "outputs": 3}, "categorical", (1, 8, 8)),
+    "superposition": ({"features": 5, "hidden": 2, "identity": True}, "regression", (5,)),
+    "residual_mlp": ({"features": 5, "neurons": 3, "residual": 8, "layers": 2}, "regression", (5,)),
+}
 
-@pytest.fixture(scope="module", params=["mlp", "cnn"])
+
+@pytest.fixture(scope="module", params=["mlp", *UNTRAINED])
 def task(request: pytest.FixtureRequest) -> Task:
     if request.param == "mlp":
         return build_task({"name": "digits", "attack": "conj", "net": "mlp"})
-    return untrained_convnet_task()
+    return untrained_task(request.param, *UNTRAINED[request.param])
 
 
-def untrained_convnet_task() -> Task:
+def untrained_task(module: str, kwargs: dict, output: OutputKind, shape: tuple[int, ...]) -> Task:
     """The weights' values make no difference here, and training a convolutional network takes ten seconds."""
-    kwargs = {"image": [1, 8, 8], "channels": [4], "hidden": 5, "outputs": 3}
-    target = load_target("madpipe.targets.convnet:build", kwargs, None, "categorical", Path())
-    rows = np.random.default_rng(0).random((6, 1, 8, 8), dtype=np.float32)
+    target = load_target(f"madpipe.targets.{module}:build", kwargs, None, output, Path())
+    rows = np.random.default_rng(0).random((6, *shape), dtype=np.float32)
     flags = np.arange(6) > 3
     return Task(
         name="a", target=target, sites=("*",), trusted=rows, untrusted=None, test=rows, is_anomalous=flags, agree=None
@@ -73,7 +79,7 @@ def test_the_config_is_that_of_an_own_model(task, folder):
             "factory": "model.py:build",
             "kwargs": task.target.kwargs,
             "weights": "weights.safetensors",
-            "output": "categorical",
+            "output": task.target.output,
             "sites": ["*"],
         },
         "data": {"trusted": "trusted.npz", "key": "x"},
