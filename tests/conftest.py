@@ -216,3 +216,35 @@ def cross_fitted(once: Callable[..., Path], write_own_model: Callable[..., Path]
         fit(config, base=folder, output=folder / "pipeline", report=lambda line: None)
 
     return once("cross_fitted", fit_it) / "pipeline"
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """`folder` holds the user's files and the store (mlflow.db), `path` the decomposition, of three seeds."""
+
+    folder: Path
+    path: Path
+
+    @property
+    def store_uri(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+
+SMALL = ("decomposition.steps=40", "decomposition.components=4")
+
+
+@pytest.fixture(scope="session")
+def decomposed(once: Callable[..., Path], write_own_model: Callable[..., Path]) -> Decomposed:
+    """The own model decomposed, and logged in a store beside it. Only read it."""
+
+    def decompose_it(folder: Path) -> None:
+        from madpipe.config.loading import load_config
+        from madpipe.workflows.decompose import decompose
+
+        write_own_model(folder)
+        config = load_config(folder / "config.yaml", ["decomposition.seeds=3", *SMALL])
+        store = f"sqlite:///{folder / 'mlflow.db'}"
+        decompose(config, base=folder, output=folder / "it", tracking_uri=store, report=lambda line: None)
+
+    folder = once("decomposed", decompose_it)
+    return Decomposed(folder, folder / "it")

@@ -521,7 +521,7 @@ def test_resolving_changes_nothing_in_the_config(load):
 def test_the_schema_knows_the_keys_of_every_plugin():
     schema = json_schema()
     methods = schema["properties"]["decomposition"]["anyOf"]
-    assert methods == [{"$ref": "#/$defs/method.spd"}, {"$ref": "#/$defs/method.apd"}]
+    assert methods == [{"$ref": f"#/$defs/{name}"} for name in ("method.spd", "method.apd", "TakenDecomposition")]
     assert schema["$defs"]["method.spd"]["properties"]["method"] == {"const": "spd"}
     assert "learning_rate" in schema["$defs"]["method.spd"]["properties"]
     assert schema["$defs"]["task.digits"]["required"] == ["name"]

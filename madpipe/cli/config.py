@@ -50,7 +50,13 @@ def validate(config: Path, overrides: tuple[str, ...]) -> None:
 
     loaded = load_config(config, overrides)
     source = f"task {loaded.task['name']}" if loaded.task else f"data {loaded.data.trusted if loaded.data else ''}"
-    held = f"{source}, method {loaded.decomposition['method']}, {counted(len(loaded.detectors.members), 'member')}"
+    decomposition = loaded.decomposition
+    how = (
+        f"decomposition from {decomposition['from']}"
+        if "from" in decomposition
+        else f"method {decomposition['method']}"
+    )
+    held = f"{source}, {how}, {counted(len(loaded.detectors.members), 'member')}"
     talk(f"{config} is valid: {held}. Next: {_fit_line(config, overrides)}")
 
 

@@ -13,6 +13,7 @@ from madpipe.errors import nearest
 
 COMMANDS = {
     "fit": "madpipe.cli.fit:fit",
+    "decompose": "madpipe.cli.decompose:decompose",
     "score": "madpipe.cli.score:score",
     "evaluate": "madpipe.cli.evaluate:evaluate",
     "recalibrate": "madpipe.cli.recalibrate:recalibrate",

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from madpipe.config.schema import CombinerConfig, MemberConfig, PipelineConfig
+from madpipe.config.schema import CombinerConfig, MemberConfig, PipelineConfig, TakenDecomposition
 from madpipe.config.validation import dotted_key, unknown_key, validated
 from madpipe.errors import ConfigError
 from madpipe.registry import DETECTORS, EXTRACTORS, METHODS, TASKS, Table
@@ -26,9 +26,25 @@ def plugin(
 
 
 def method_of(config: PipelineConfig, source: str = "config") -> tuple[type, Any]:
-    """The decomposition method's class and its Config."""
-    options = _without(config.decomposition, "method")
-    return plugin(METHODS, config.decomposition["method"], options, source, "decomposition", "method")
+    """The decomposition method's class and its Config; a task's own defaults lie under what the config says."""
+    method = config.decomposition["method"]
+    options = _task_defaults(config, method) | _without(config.decomposition, "method")
+    return plugin(METHODS, method, options, source, "decomposition", "method")
+
+
+def _task_defaults(config: PipelineConfig, method: str) -> dict[str, Any]:
+    """The settings of `method` that suit the config's task: `decomposition_defaults` of its family, if it has any."""
+    if config.task is None:
+        return {}
+    family = TASKS.load(config.task["name"], "task.name: ")
+    return dict(getattr(family, "decomposition_defaults", {}).get(method, {}))
+
+
+def taken_of(config: PipelineConfig, source: str = "config") -> TakenDecomposition | None:
+    """The decomposition that the config takes from elsewhere; None where it names a method to train."""
+    if "from" not in config.decomposition:
+        return None
+    return validated(TakenDecomposition, config.decomposition, source, "decomposition")
 
 
 def task_of(config: PipelineConfig, source: str = "config") -> tuple[type, Any] | None:
@@ -48,7 +64,8 @@ def extractors_of(config: PipelineConfig, source: str = "config") -> dict[str, t
 def check_plugins(config: PipelineConfig, source: str) -> None:
     """Raise for the first plug-in name or plug-in key that nobody knows."""
     task_of(config, source)
-    method_of(config, source)
+    if not taken_of(config, source):
+        method_of(config, source)
     for name, member in config.detectors.members.items():
         EXTRACTORS.load(member.patterns, f"{source}: detectors.members.{name}.patterns: ")
         _detector_options(member, source, f"detectors.members.{name}")
@@ -62,7 +79,9 @@ def resolved(config: PipelineConfig) -> dict[str, Any]:
     task = task_of(config)
     if task:
         whole["task"] = {"name": whole["task"]["name"], **_dumped(task[1])}
-    whole["decomposition"] = {"method": whole["decomposition"]["method"], **_dumped(method_of(config)[1])}
+    taken = taken_of(config)
+    method = {} if taken else {"method": config.decomposition["method"]}
+    whole["decomposition"] = method | _dumped(taken or method_of(config)[1])
     whole["patterns"] = {name: _dumped(options) for name, (_, options) in extractors_of(config).items()}
     for name, member in config.detectors.members.items():
         whole["detectors"]["members"][name]["options"] = _detector_options(member)
@@ -76,7 +95,8 @@ def json_schema() -> dict[str, Any]:
     definitions, sections = schema["$defs"], schema["properties"]
     methods = [_plugin_schema(METHODS, name, definitions, "method") for name in METHODS]
     tasks = [_plugin_schema(TASKS, name, definitions, "name") for name in TASKS]
-    sections["decomposition"] = {"anyOf": methods}
+    definitions["TakenDecomposition"] = TakenDecomposition.model_json_schema(by_alias=True)
+    sections["decomposition"] = {"anyOf": [*methods, {"$ref": "#/$defs/TakenDecomposition"}]}
     sections["task"] = {"anyOf": [*tasks, {"type": "null"}], "default": None}
     extractors = {
         name: {"anyOf": [_plugin_schema(EXTRACTORS, name, definitions), {"type": "null"}]} for name in EXTRACTORS

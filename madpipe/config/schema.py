@@ -47,6 +47,17 @@ class DataConfig(Section):
     keep_trusted: bool = True
 
 
+class TakenDecomposition(Section):
+    """A decomposition that is there already, in place of one to train.
+
+    `from`: a decomposition folder, relative to the config file, or its address in MLflow (runs:/RUN_ID/decomposition,
+    models:/...). `select`: which of its seeds; None takes the one that it calls the best.
+    """
+
+    source: Annotated[str, Field(min_length=1, alias="from")]
+    select: Annotated[int, Field(ge=0)] | None = None
+
+
 class MemberConfig(Section):
     """One detector on the features of one extractor that match any of the globs in `features`.
 
@@ -143,7 +154,9 @@ class PipelineConfig(Section):
 
     @field_validator("decomposition")
     @classmethod
-    def _method_is_named(cls, decomposition: dict[str, Any]) -> dict[str, Any]:
+    def _method_is_named_or_decomposition_taken(cls, decomposition: dict[str, Any]) -> dict[str, Any]:
+        if "from" in decomposition:
+            return _beside_from_only("select", decomposition)
         return _opened_by("method", DEFAULT_METHOD, decomposition)
 
     @field_validator("patterns", mode="before")
@@ -168,6 +181,16 @@ class PipelineConfig(Section):
         for member in self.detectors.members.values():
             self.patterns.setdefault(member.patterns, {})
         return self
+
+
+def _beside_from_only(allowed: str, section: dict[str, Any]) -> dict[str, Any]:
+    settings = [key for key in section if key not in ("from", allowed)]
+    if settings:
+        raise ValueError(
+            f"'from' takes a decomposition as it was trained, so '{settings[0]}' cannot stand beside it; only "
+            f"'{allowed}' can."
+        )
+    return section
 
 
 def _opened_by(key: str, default: str | None, section: dict[str, Any]) -> dict[str, Any]:

@@ -5,21 +5,27 @@ components = W), minimality (the batch's k*B most attributed components reproduc
 Schatten-p of active components). Attributions are closed-form and carry no gradient, as in the paper. Differences: a
 share of batches uses the alive set instead of the top k, so that the explained output is trained too; a new input's
 components are switched on by a threshold on attributions, learned from trusted data, since a batch's top k would
-make a row depend on its batch.
+make a row depend on its batch. Two starts: `random` is the paper's; `sparse` begins at few rank-one atoms a site
+(sparse_start.py), those of use on the same trusted inputs in one component, and finds top_k by itself.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from madpipe.components.masks import InputMask, SharedMask, SiteMask
-from madpipe.components.model import Forward
+from madpipe.components.model import ComponentModel, Forward
 from madpipe.components.sites import Site
-from madpipe.decomposition.attributions import component_attributions
+from madpipe.decomposition.attributions import component_attributions, output_gradients
+from madpipe.decomposition.initialisation import grouped_by_use, start_at_groups
 from madpipe.decomposition.losses import faithfulness, hidden_reconstruction, schatten
 from madpipe.decomposition.method import Batch, Method, MethodConfig, TrustedStatistics
+from madpipe.decomposition.sparse_start import USED, sparse_forms
+
+ROWS = 2000  # trusted inputs on which a sparse start's components are counted
 
 
 class APDConfig(MethodConfig):
@@ -31,9 +37,10 @@ class APDConfig(MethodConfig):
 
     steps: int = 1500
     learning_rate: float = 3e-3
-    components: int = 32
+    start: Literal["random", "sparse"] = "random"
+    components: int | None = 32  # None: clip(8 * largest rank of a site, 20, 256)
     rank: int = 4
-    top_k: float = 8.0
+    top_k: float | None = 8.0  # None: how many components of a sparse start are of use per trusted input
     faithfulness_coefficient: float = 1.0
     minimality_coefficient: float = 1.0
     hidden_coefficient: float = 0.1
@@ -44,22 +51,32 @@ class APDConfig(MethodConfig):
     alive_after: int = 100  # steps before the running frequency is trusted
     alive_decay: float = 0.98
 
+    @model_validator(mode="after")
+    def _a_random_start_needs_top_k(self) -> Self:
+        if self.top_k is None and self.start == "random":
+            raise ValueError("top_k is null, which a random start cannot find out; set it, or start: sparse.")
+        return self
+
 
 class APD(Method):
     """Component c owns the slots c * rank to (c + 1) * rank - 1 of every site; its activity is one or zero."""
 
     Config: ClassVar[type[MethodConfig]] = APDConfig
     name: ClassVar[str] = "apd"
+    spans_sites: ClassVar[bool] = True
     config: APDConfig
     recent: Tensor
     threshold: Tensor
+    top_k: Tensor
     steps_done: Tensor
 
     def __init__(self, target: nn.Module, sites: Sequence[Site], config: APDConfig, instances: int):
+        self.components = config.components or min(max(8 * max(site.rank for site in sites), 20), 256)
         super().__init__(target, sites, config, instances)
         self._spectra: dict[int, float] = {}  # sum of singular values^p of each site's weight
-        self.register_buffer("recent", torch.ones(instances, config.components))
+        self.register_buffer("recent", torch.ones(instances, self.components))
         self.register_buffer("threshold", torch.zeros(instances))
+        self.register_buffer("top_k", torch.full((instances,), config.top_k or 0.0), persistent=config.top_k is None)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.long))
 
     @classmethod
@@ -67,24 +84,55 @@ class APD(Method):
         return ["apd"]
 
     def slots(self, site: Site) -> int:
-        return self.config.components * self.config.rank
+        return self.components * self.config.rank
 
     def component_names(self) -> list[str]:
-        return [f"component.{c}" for c in range(self.config.components)]
+        return [f"component.{c}" for c in range(self.components)]
+
+    @property
+    def slots_per_component(self) -> int:
+        return self.config.rank
 
     def part_name(self, index: int, slot: int) -> str:
         return f"component.{slot // self.config.rank}@{self.model.sites[index].name}"
 
     def initialise(self, statistics: TrustedStatistics, generator: torch.Generator) -> None:
-        """Small Gaussian factors: from large ones TMS 40-10 stays at a mean cosine of 0.70 with the mechanisms."""
         self.statistics = statistics
+        if self.config.start == "sparse":
+            self._start_sparse(generator)
+        else:
+            self._start_random(generator)
+
+    @torch.no_grad()
+    def _start_random(self, generator: torch.Generator) -> None:
+        """Small Gaussian factors: from large ones TMS 40-10 stays at a mean cosine of 0.70 with the mechanisms."""
         for i in range(len(self.model.sites)):
             V, U, weight = self.model.V[i], self.model.U[i], self.model.weight(i)
-            with torch.no_grad():
-                V.copy_(torch.randn(V.shape, generator=generator))
-                V.div_(V.norm(dim=1, keepdim=True))
-                U.copy_(torch.randn(U.shape, generator=generator))
-                U.mul_(self.config.initial_scale * weight.norm() / (U.shape[1] * U.shape[2]) ** 0.5)
+            V.copy_(torch.randn(V.shape, generator=generator))
+            V.div_(V.norm(dim=1, keepdim=True))
+            U.copy_(torch.randn(U.shape, generator=generator))
+            U.mul_(self.config.initial_scale * weight.norm() / (U.shape[1] * U.shape[2]) ** 0.5)
+
+    def _start_sparse(self, generator: torch.Generator) -> None:
+        """Every instance at sparse forms of its own, their atoms in components by use; the top k of those components.
+
+        Components that no group fills start near zero.
+        """
+        model, statistics = self.model, self.statistics
+        for s in range(model.instances):
+            forms = sparse_forms(model.target, model.sites, statistics.sample, statistics.metric, generator)
+            groups = grouped_by_use(forms, self.config.rank)[: self.components]
+            for i, site in enumerate(model.sites):
+                own = [group.get(site.name, []) for group in groups]
+                start_at_groups(model, i, s, forms[site.name], own, self.config.rank, generator)
+            if self.config.top_k is None:
+                self.top_k[s] = self._used_per_input(s, len(groups))
+
+    def _used_per_input(self, instance: int, groups: int) -> Tensor:
+        """How many of the first `groups` components are of use on a trusted input, on average."""
+        attributions = self.attributions(self.statistics.sample[:ROWS])[instance, :, :groups]
+        used = attributions > USED * attributions.amax(0)
+        return used.sum(1).to(attributions.dtype).mean()
 
     def attributions(self, x: Tensor) -> Tensor:
         """[S, B, C] of x [B, ...], at the target's own weights."""
@@ -96,9 +144,8 @@ class APD(Method):
         return {site.name: self._on_slots(on) for site in self.model.sites}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        config, S = self.config, self.model.instances
-        parts = [self.attributions(x)[s] for s, x in enumerate(batch.x.chunk(S))]
-        active = batch_top_k(torch.stack(parts), config.top_k)
+        config = self.config
+        active = batch_top_k(own_attributions(self.model, batch.x, config.rank), self.top_k)
         self._remember(active)
         use_alive = float(torch.rand((), generator=batch.generator)) < config.alive_share
         masked = self.model.masked_forward(batch.x, self._alive_masks_now() if use_alive else self._input_masks(active))
@@ -127,8 +174,9 @@ class APD(Method):
     def settle(self, chunks: Sequence[Tensor], threshold: float = 0.1) -> None:
         """Set the threshold that `top_k` components per trusted input pass on average, then the alive sets."""
         attributions = torch.cat([self.attributions(x) for x in chunks], 1)
-        share = min(self.config.top_k / self.config.components, 1.0)
-        self.threshold.copy_(torch.quantile(attributions.flatten(1).float()[:, :1_000_000], 1 - share, dim=1))
+        values = attributions.flatten(1).float()[:, :1_000_000]
+        for s, share in enumerate((self.top_k / self.components).clamp(max=1.0).tolist()):
+            self.threshold[s] = torch.quantile(values[s], 1 - share)
         super().settle(chunks, threshold)
 
     def _simplicity(self, index: int, active: Tensor) -> Tensor:
@@ -157,10 +205,30 @@ class APD(Method):
         self.recent.mul_(self.config.alive_decay).add_((1 - self.config.alive_decay) * active.mean(1))
 
 
-def batch_top_k(attributions: Tensor, k: float) -> Tensor:
-    """The k*B largest (input, component) pairs of each instance's batch as a 0/1 mask: [S, B, C] -> [S, B, C]."""
+@torch.no_grad()
+def own_attributions(model: ComponentModel, x: Tensor, rank: int) -> Tensor:
+    """`component_attributions` of each instance on its own part of x [S*B, ...] alone: [S, B, C]."""
+    found = output_gradients(model, x)
+    total = torch.zeros(())
+    for use in found.uses:
+        operation, V, U = model.operation(use.index), model.V[use.index], model.U[use.index]
+        inner = operation.inner(use.site_input, V)
+        rows = operation.positions(use.gradients.flatten(0, 1), 1)[0]
+        written = rows.reshape(len(use.gradients), len(V), -1, rows.shape[-1]) @ U.mT
+        product = written.view(-1, *inner.shape) * inner  # [D, S, B, *P, K]
+        slots = product.flatten(3, -2).sum(3) if product.ndim > 4 else product
+        total = total + slots.unflatten(-1, (-1, rank)).sum(-1)
+    return (total.square().sum(0) * found.weight).sqrt()
+
+
+def batch_top_k(attributions: Tensor, k: Tensor | float) -> Tensor:
+    """The k*B largest (input, component) pairs of each instance's batch as a 0/1 mask: [S, B, C] -> [S, B, C].
+
+    `k` is one for all instances, or [S].
+    """
     S, B, C = attributions.shape
-    count = min(max(int(k * B), 1), B * C)
-    chosen = attributions.flatten(1).topk(count, dim=1, sorted=False).indices
-    mask = torch.zeros(S, B * C, dtype=attributions.dtype, device=attributions.device).scatter_(1, chosen, 1.0)
-    return mask.view(S, B, C)
+    counts = (torch.as_tensor(k, dtype=torch.double).cpu() * B).long().clamp(1, B * C).expand(S)
+    flat = attributions.flatten(1)
+    chosen = flat.topk(int(counts.max()), dim=1).indices
+    kept = torch.arange(chosen.shape[1]) < counts[:, None]
+    return torch.zeros_like(flat).scatter_(1, chosen, kept.to(flat)).view(S, B, C)

@@ -37,8 +37,11 @@ class OutputGradients:
         return [use for use in self.uses if use.index == index]
 
 
-def output_gradients(model: ComponentModel, x: Tensor) -> OutputGradients:
-    """Gradients of the clean outputs of x [B, ...] with respect to what every site writes; zero where none depends."""
+def output_gradients(model: ComponentModel, x: Tensor, mixes: torch.Generator | None = None) -> OutputGradients:
+    """Gradients of the clean outputs of x [B, ...] with respect to what every site writes; zero where none depends.
+
+    With `mixes`, of one random mix of outputs for each input instead (D = 1).
+    """
     reads: list[tuple[int, Tensor]] = []
     leaves: list[Tensor] = []
 
@@ -49,8 +52,8 @@ def output_gradients(model: ComponentModel, x: Tensor) -> OutputGradients:
 
     with torch.enable_grad():
         output = model.perturbed_forward(x, perturb).output[0].flatten(1)
-        directions = _directions(output)
-        wanted = directions[:, None, :].expand(-1, len(output), -1)
+        directions = torch.randn(1, *output.shape, generator=mixes) if mixes else _directions(output)
+        wanted = directions if mixes else directions[:, None, :].expand(-1, len(output), -1)
         gradients = torch.autograd.grad(output, leaves, wanted, is_grads_batched=True, allow_unused=True)
     exact = len(directions) == output.shape[1]
     weight = 1.0 / output.shape[1] if exact else 1.0 / (output.shape[1] * len(directions))

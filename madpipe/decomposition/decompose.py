@@ -29,18 +29,19 @@ def decompose(
     progress: Callable[[int, Mapping[str, float]], None],
     logger: Any = False,
 ) -> Method:
-    """Train all variants of `method_class` side by side on `trusted` [N, ...], float32, and settle them.
+    """Train all seeds and variants of `method_class` side by side on `trusted` [N, ...], float32, and settle them.
 
-    A run that was stopped goes on from `checkpoints`. `progress` is told (steps done, mean loss terms) after each
-    round. DivergedError when a loss term is not finite.
+    Instances are seed-major: instance = seed * variants + variant. One generator draws for all of them, so that each
+    has a start and batches of its own. A run that was stopped goes on from `checkpoints`. `progress` is told (steps
+    done, mean loss terms) after each round. DivergedError when a loss term is not finite.
     """
     from madpipe.decomposition.training import train
 
-    variants = len(method_class.variants(config))
-    method = method_class(target, sites, config, variants)
+    instances = config.seeds * len(method_class.variants(config))
+    method = method_class(target, sites, config, instances)
     statistics = trusted_statistics(target, sites, trusted, output)
     method.initialise(statistics, torch.Generator().manual_seed(seed))
-    rows = [torch.arange(len(trusted))] * variants
+    rows = [torch.arange(len(trusted))] * instances
     train(
         method,
         trusted,

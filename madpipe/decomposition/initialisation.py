@@ -1,12 +1,16 @@
 """Where slots start: near zero, reading only directions that trusted inputs excite, or at the target's weights."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from madpipe.components.model import ComponentModel
+from madpipe.decomposition.sparse_start import SparseForm
 
+TOGETHER = 0.2  # Jaccard index of two atoms' uses at different sites above which they may be of one component
+SPARE = 0.05  # |V_k| and |U_k| of slots that a sparse start leaves free, relative to the root of |W| / K
 KEPT_MOMENT = 0.999  # share of the second moment of a site's trusted inputs that reading directions may lie in
 
 
@@ -49,3 +53,78 @@ def start_at_weights(model: ComponentModel, index: int, span: Tensor, generator:
     directions = basis @ torch.randn(S, rank, K, generator=generator)
     V.copy_(directions / directions.norm(dim=1, keepdim=True))
     U.copy_((torch.linalg.pinv(V.double()) @ projected.double()).to(U.dtype))
+
+
+@torch.no_grad()
+def start_at_atoms(
+    model: ComponentModel, index: int, instance: int, form: SparseForm, generator: torch.Generator
+) -> None:
+    """The atoms of `form`, largest first, as the first slots of one instance; the others small and random."""
+    V, U = model.V[index][instance], model.U[index][instance]
+    n = min(form.U.shape[0], U.shape[0])
+    _start_small(V, U, float(model.weight(index).norm()), generator)
+    V[:, :n], U[:n] = form.V[:, :n], form.U[:n]
+
+
+def _start_small(V: Tensor, U: Tensor, norm: float, generator: torch.Generator) -> None:
+    """V [I, K] and U [K, O] of random directions, every slot of norm SPARE^2 `norm` / K."""
+    size = SPARE * (norm / U.shape[0]) ** 0.5
+    V.copy_(torch.randn(V.shape, generator=generator))
+    V.mul_(size / V.norm(dim=0))
+    U.copy_(torch.randn(U.shape, generator=generator))
+    U.mul_(size / U.norm(dim=1, keepdim=True))
+
+
+Group = dict[str, list[int]]
+"""Atoms that make up one component: site -> indices into its sparse form."""
+
+
+def grouped_by_use(forms: Mapping[str, SparseForm], rank: int) -> list[Group]:
+    """Atoms of all sites as components of at most `rank` atoms a site.
+
+    The site of most atoms begins one component with each. An atom of another site joins the component that is of use on
+    the most similar inputs, where these are similar at all and it has room, or begins one. A site without a sparse
+    form is one mechanism: its singular vectors fill components of their own.
+    """
+    groups: list[Group] = []
+    uses: list[Tensor] = []  # of each group's first atom, [N]
+    sparse = sorted((name for name in forms if forms[name].sparse), key=lambda name: -forms[name].U.shape[0])
+    for place, name in enumerate(sparse):
+        used = forms[name].used
+        similar = _jaccard(used, torch.stack(uses, 1)) if place else torch.zeros(used.shape[1], 1)
+        index, nearest = similar.max(1)
+        for atom in index.argsort(descending=True, stable=True).tolist():
+            joined = groups[int(nearest[atom])].setdefault(name, []) if index[atom] > TOGETHER else None
+            if joined is not None and len(joined) < rank:
+                joined.append(atom)
+            else:
+                groups.append({name: [atom]})
+                uses.append(used[:, atom])
+    for name in (name for name in forms if not forms[name].sparse):
+        atoms = list(range(forms[name].U.shape[0]))
+        groups.extend({name: atoms[start : start + rank]} for start in range(0, len(atoms), rank))
+    return groups
+
+
+def _jaccard(first: Tensor, second: Tensor) -> Tensor:
+    """Size of the intersection over that of the union, of columns of bool [N, n] and [N, m]: [n, m]."""
+    both = first.double().t() @ second.double()
+    return both / (first.sum(0)[:, None] + second.sum(0)[None] - both).clamp(min=1)
+
+
+@torch.no_grad()
+def start_at_groups(
+    model: ComponentModel,
+    index: int,
+    instance: int,
+    form: SparseForm,
+    groups: Sequence[Sequence[int]],
+    rank: int,
+    generator: torch.Generator,
+) -> None:
+    """Component c begins with the atoms `groups[c]` of `form` in the first of its `rank` slots; the rest near zero."""
+    V, U = model.V[index][instance], model.U[index][instance]
+    _start_small(V, U, float(model.weight(index).norm()), generator)
+    for c, atoms in enumerate(groups):
+        slots = slice(c * rank, c * rank + len(atoms))
+        V[:, slots], U[slots] = form.V[:, list(atoms)], form.U[list(atoms)]

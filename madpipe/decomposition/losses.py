@@ -71,6 +71,12 @@ def faithfulness(deltas: list[Tensor]) -> Tensor:
     return torch.stack([delta.square().flatten(1).sum(1) for delta in deltas]).sum(0) / count
 
 
+def relative_faithfulness(deltas: list[Tensor], weights: list[Tensor]) -> Tensor:
+    """Squared weight delta over squared weight, both summed over all sites: [S, I, O], [I, O] each -> [S]."""
+    total = torch.stack([w.square().sum() for w in weights]).sum().clamp(min=1e-30)
+    return torch.stack([delta.square().flatten(1).sum(1) for delta in deltas]).sum(0) / total
+
+
 def parsimony(sums: list[Tensor], weights: list[Tensor]) -> Tensor:
     """sum over sites of |sum of alive components|_F^2 / |W|_F^2: [S]. `sums` are [S, I, O], `weights` [I, O]."""
     sizes = [w.square().sum().clamp(min=1e-30) for w in weights]  # a weight of zeros costs nothing
@@ -86,6 +92,24 @@ def importance_minimality(importances: list[Tensor], exponent: float) -> Tensor:
     """
     terms = [per_instance_mean((g.clamp(min=0) + 1e-6).pow(exponent).sum(-1)) for g in importances]
     return torch.stack(terms).sum(0)
+
+
+def smooth_l0(importances: list[Tensor], width: float) -> Tensor:
+    """Mean over inputs (and positions) of sum_k g^2 / (g^2 + width^2), summed over sites: [S] (VPD).
+
+    Counts active slots as `width` falls to 0; its gradient stays bounded by 0.65 / width, unlike that of |g|^p at 0.
+    """
+    terms = [per_instance_mean((g.square() / (g.square() + width**2)).sum(-1)) for g in importances]
+    return torch.stack(terms).sum(0)
+
+
+def frequency(importances: list[Tensor], scale: float) -> Tensor:
+    """sum_k f_k log2(1 + scale f_k), f_k the mean importance of slot k over inputs and positions: [S] (VPD).
+
+    Convex in f: two rare mechanisms in one slot cost more than in two.
+    """
+    means = [g.clamp(min=0).flatten(1, -2).mean(1) for g in importances]
+    return torch.stack([(f * torch.log2(1 + scale * f)).sum(1) for f in means]).sum(0)
 
 
 def schatten(U: Tensor, V: Tensor, active: Tensor, exponent: float) -> Tensor:

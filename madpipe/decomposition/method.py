@@ -1,12 +1,13 @@
 """The contract of a decomposition method, and what all methods share: alive sets, groups of slots, explained masks."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
 
 from madpipe.components.masks import FixedWeights, SharedMask, SiteMask
@@ -14,16 +15,45 @@ from madpipe.components.model import ComponentModel, Forward
 from madpipe.components.sites import Site
 from madpipe.decomposition.losses import OutputMetric
 
+VARIANT_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # stands in feature names, metrics and file names
+
 
 class MethodConfig(BaseModel):
-    """What every method is told. Subclasses add their own settings beside their class."""
+    """What every method is told. Subclasses add their own settings beside their class.
+
+    Limits hold by a setting's name, so that a subclass which changes a default, or adds `components` or `rank`, keeps
+    them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    seeds: int = 1  # starts trained side by side, each with batches of its own; one of them is used
     steps: int = 1000
     batch_size: int = 128
     learning_rate: float = 3e-3
     input_noise: float = 0.1  # augmentation: noise of this share of each input's own standard deviation
+
+    @field_validator("seeds", "steps", "batch_size", "components", "rank", mode="after", check_fields=False)
+    @classmethod
+    def _counts_are_positive(cls, count: Any) -> Any:
+        if isinstance(count, int) and count < 1:
+            raise ValueError(f"should be at least 1, and is {count}.")
+        return count
+
+    @field_validator("variants", mode="after", check_fields=False)
+    @classmethod
+    def _variants_have_names_of_their_own(cls, variants: Any) -> Any:
+        names = [str(variant.name) for variant in variants]
+        if not names or len(set(names)) < len(names) or not all(VARIANT_NAME.fullmatch(name) for name in names):
+            raise ValueError("needs one or more, each with a name of its own of letters, digits, '_', '-' and '.'.")
+        return variants
+
+    @field_validator("learning_rate", mode="after")
+    @classmethod
+    def _learning_rate_is_positive(cls, rate: float) -> float:
+        if not 0 < rate < float("inf"):
+            raise ValueError(f"should be a number above 0, and is {rate}.")
+        return rate
 
 
 @dataclass(frozen=True)
@@ -31,13 +61,15 @@ class TrustedStatistics:
     """What a method may know of trusted data before training: everything is taken on fit rows.
 
     `input_std` has an input's shape; `hidden_variances` is a variance per hidden site input; `spans` an orthonormal
-    basis [I, k] per site, of the directions its trusted inputs use.
+    basis [I, k] per site, of the directions its trusted inputs use. `sample` [n, ...] is some of the rows themselves,
+    for starts that read them; it is not stored with a decomposition.
     """
 
     input_std: Tensor
     hidden_variances: Mapping[str, float]
     spans: Mapping[str, Tensor]
     metric: OutputMetric
+    sample: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass(frozen=True)
@@ -55,6 +87,7 @@ class Method(nn.Module, ABC):
 
     Config: ClassVar[type[MethodConfig]]
     name: ClassVar[str]
+    spans_sites: ClassVar[bool] = False  # a component is slots of every site, not one slot of one site
 
     model: ComponentModel
     statistics: TrustedStatistics
@@ -91,6 +124,11 @@ class Method(nn.Module, ABC):
     def variant_names(self) -> list[str]:
         return self.variants(self.config)
 
+    @property
+    def seeds(self) -> int:
+        """How many starts were trained side by side; instance = seed * variants + variant."""
+        return self.model.instances // len(self.variant_names)
+
     def matches_output(self) -> list[bool]:
         """Per variant, whether its explained output is asked for: each variant answers for what it was trained for."""
         return [True] * len(self.variant_names)
@@ -107,9 +145,17 @@ class Method(nn.Module, ABC):
     def component_names(self) -> list[str]:
         """Names of components, the same for every instance."""
 
+    @property
+    def slots_per_component(self) -> int:
+        """How many slots of a site, one after another, make up one component there."""
+        return 1
+
     def part_name(self, index: int, slot: int) -> str:
         """What a slot of site `index` is called where parts of the network are named."""
         return f"{self.model.sites[index].name}.{slot}"
+
+    def before_update(self, step: int) -> None:
+        """Called with gradients in place, before they are clipped: a parameter whose gradient is None stays."""
 
     def after_step(self, step: int) -> None:
         """Whatever a method keeps from step to step besides its parameters."""

@@ -47,6 +47,7 @@ def take_step(method: Method, optimizer: torch.optim.Optimizer, batch: Batch, st
     terms = method.losses(batch)
     optimizer.zero_grad(set_to_none=True)
     terms["total"].sum().backward()
+    method.before_update(step)
     clip_per_instance(method)
     optimizer.step()
     method.after_step(step)

@@ -9,9 +9,15 @@ from madpipe.components.masks import InputMask, Masks, stochastic_mask
 from madpipe.decomposition.method import Method
 
 
-@torch.no_grad()
 def quality(method: Method, chunks: Sequence[Tensor]) -> dict[str, float]:
-    """Per variant, keys `<figure>/<variant>`, averaged over instances of one variant.
+    """`quality_by_seed`, averaged over seeds."""
+    seeds = quality_by_seed(method, chunks)
+    return {key: sum(figures[key] for figures in seeds) / len(seeds) for key in seeds[0]}
+
+
+@torch.no_grad()
+def quality_by_seed(method: Method, chunks: Sequence[Tensor]) -> list[dict[str, float]]:
+    """One per seed: keys `<figure>/<variant>`.
 
     l0, l0_01: slots with activity above 0 and above 0.1 per input (and position), over all sites. alive: alive slots.
     faithfulness: |W - sum of slots|^2 / |W|^2. alive_norm: |sum of alive slots|^2 / |W|^2. reconstruction_*: KL in nats
@@ -26,11 +32,14 @@ def quality(method: Method, chunks: Sequence[Tensor]) -> dict[str, float]:
         for key, value in _chunk_sums(method, x, generator).items():
             sums[key] = sums[key] + value if key in sums else value
     figures = {key: value / max(count, 1) for key, value in sums.items()} | _weight_figures(method)
-    return {
-        f"{key}/{name}": float(value[s :: len(names)].mean())
-        for key, value in figures.items()
-        for s, name in enumerate(names)
-    }
+    return [
+        {
+            f"{key}/{name}": float(value[seed * len(names) + v])
+            for key, value in figures.items()
+            for v, name in enumerate(names)
+        }
+        for seed in range(method.seeds)
+    ]
 
 
 def _chunk_sums(method: Method, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

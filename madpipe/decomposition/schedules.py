@@ -14,3 +14,8 @@ def cosine(t: float, peak: float, final_fraction: float, warmup: float = 0.0) ->
 def linear(t: float, start: float, end: float) -> float:
     """From `start` at t = 0 to `end` at t = 1."""
     return start + (end - start) * min(max(t, 0.0), 1.0)
+
+
+def geometric(t: float, start: float, end: float) -> float:
+    """From `start` at t = 0 to `end` at t = 1, both above 0, by equal factors."""
+    return start * (end / start) ** min(max(t, 0.0), 1.0)

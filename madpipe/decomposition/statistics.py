@@ -11,13 +11,14 @@ from madpipe.decomposition.initialisation import second_moment_span
 from madpipe.decomposition.losses import OutputKind, OutputMetric
 from madpipe.decomposition.method import TrustedStatistics
 
+SAMPLE = 8192
 ROWS = 4096  # enough for second moments and variances; the first ones, rows being shuffled by the split
 
 
 @torch.no_grad()
 def trusted_statistics(target: nn.Module, sites: Sequence[Site], x: Tensor, kind: OutputKind) -> TrustedStatistics:
     """Statistics of `x` [N, ...] and of what `target` does on it. Hidden means: a site's input that is not x itself."""
-    x = x[:ROWS]
+    sample, x = x[:SAMPLE], x[:ROWS]
     plain = ComponentModel(target, sites, [1] * len(sites))
     clean = plain.clean_forward(x)
     spans, variances = {}, {}
@@ -29,7 +30,11 @@ def trusted_statistics(target: nn.Module, sites: Sequence[Site], x: Tensor, kind
     variance = max(float(clean.output.flatten(0, 1).var(0).mean()), 1e-12)
     std = x.std(0) if x.shape[0] > 1 else torch.zeros_like(x[0])
     return TrustedStatistics(
-        input_std=std, hidden_variances=variances, spans=spans, metric=OutputMetric(kind, variance)
+        input_std=std,
+        hidden_variances=variances,
+        spans=spans,
+        metric=OutputMetric(kind, variance),
+        sample=sample,
     )
 
 

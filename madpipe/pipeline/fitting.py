@@ -11,31 +11,57 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from madpipe.components.sites import Site
-from madpipe.data.splits import SPLIT_ROWS, Split, fold_rows, split_rows
+from madpipe.data.splits import SPLIT_ROWS, Indices, Split, fold_rows, split_rows
 from madpipe.decomposition.decompose import decompose
 from madpipe.decomposition.method import Method, MethodConfig
 from madpipe.decomposition.quality import quality
+from madpipe.decomposition.selection import best_seed, select_seed
 from madpipe.pipeline.fold import Fold, fit_fold
+from madpipe.pipeline.source import Source
 
 CHUNK = 512  # rows per pass when quality is measured
 
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Told (fold, steps done, loss terms)."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class FitPlan:
-    """What is fitted, on what: x [N, ...] float32 trusted rows; `config` is the resolved config."""
+class TrainingPlan:
+    """How the decompositions of one source are trained, each on the fit rows of a split."""
 
-    target: nn.Module
-    sites: Sequence[Site]
-    output: str
+    source: Source
     method_class: type[Method]
     method_config: MethodConfig
-    x: Tensor
-    splits: Sequence[Split]
-    config: Mapping[str, Any]
     seed: int
     checkpoints: Path
     trainer_options: Mapping[str, Any]
+
+    def train(self, split: Split, k: int, progress: Progress, logger: Any = False) -> Method:
+        """Every seed of fold `k`'s decomposition, on the CPU; `logger` hears of fold 0 alone."""
+        method = decompose(
+            self.source.target.module,
+            self.source.sites,
+            self.method_class,
+            self.method_config,
+            self.source.target.output,
+            rows_of(self.source, split.fit),
+            seed=self.seed + k,
+            checkpoints=self.checkpoints / str(k),
+            trainer_options=self.trainer_options,
+            progress=lambda step, terms: progress(k, step, terms),
+            logger=logger if k == 0 else False,
+        )
+        return method.cpu()
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """A decomposition of one seed, its quality on validation rows, and the description length of every seed tried."""
+
+    method: Method
+    quality: dict[str, float]
+    seed: int
+    lengths: Sequence[float]
 
 
 def make_splits(row_count: int, calibration: Mapping[str, Any], seed: int) -> list[Split]:
@@ -52,35 +78,27 @@ def make_splits(row_count: int, calibration: Mapping[str, Any], seed: int) -> li
     ]
 
 
+def best_of_seeds(method: Method, validation: Sequence[Tensor]) -> Decomposed:
+    """The seed that describes validation rows, in chunks [B, ...], most briefly."""
+    if method.seeds == 1:
+        return Decomposed(method, quality(method, validation), 0, ())
+    seed, lengths = best_seed(method, validation)
+    alone = select_seed(method, seed)
+    return Decomposed(alone, quality(alone, validation), seed, lengths)
+
+
 def fit_folds(
-    plan: FitPlan, progress: Callable[[int, int, Mapping[str, float]], None], logger: Any = False
-) -> tuple[list[Fold], list[dict[str, float]], str]:
-    """(folds, quality of each, precision used). `progress` is told (fold, step, loss terms)."""
-    methods, figures = [], []
-    for k, split in enumerate(plan.splits):
-        method = decompose(
-            plan.target,
-            plan.sites,
-            plan.method_class,
-            plan.method_config,
-            plan.output,  # type: ignore[arg-type]
-            plan.x[torch.from_numpy(split.fit)],
-            seed=plan.seed + k,
-            checkpoints=plan.checkpoints / str(k),
-            trainer_options=plan.trainer_options,
-            progress=lambda step, terms, k=k: progress(k, step, terms),  # type: ignore[misc]
-            logger=logger if k == 0 else False,
-        )
-        methods.append(method.cpu())
-        figures.append(quality(method, plan.x[torch.from_numpy(split.validation)].split(CHUNK)))
-    precision = usable_precision(plan.target, plan.x[:2], plan.config["scoring"]["precision"])
+    methods: Sequence[Method], source: Source, splits: Sequence[Split], config: Mapping[str, Any]
+) -> tuple[list[Fold], str]:
+    """(a fold for each method and split, precision used); `config` is the resolved config."""
+    x = as_rows(source.trusted)
+    precision = usable_precision(source.target.module, x[:2], config["scoring"]["precision"])
     dtype = torch.float64 if precision == "float64" else torch.float32
     folds = []
-    for method, split in zip(methods, plan.splits, strict=True):
-        rows = tuple(torch.from_numpy(part) for part in (split.fit, split.validation, split.calibration))
-        batch_size = plan.config["scoring"]["batch_size"]
-        folds.append(fit_fold(method.to(dtype), plan.config, plan.x, rows, batch_size, plan.seed))  # type: ignore[arg-type]
-    return folds, figures, precision
+    for method, split in zip(methods, splits, strict=True):
+        rows = torch.from_numpy(split.fit), torch.from_numpy(split.validation), torch.from_numpy(split.calibration)
+        folds.append(fit_fold(method.to(dtype), config, x, rows, config["scoring"]["batch_size"], config["seed"]))
+    return folds, precision
 
 
 def usable_precision(target: nn.Module, x: Tensor, wanted: str) -> str:
@@ -96,3 +114,13 @@ def usable_precision(target: nn.Module, x: Tensor, wanted: str) -> str:
 def as_rows(x: NDArray[np.float32]) -> Tensor:
     """The same memory as a tensor."""
     return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def rows_of(source: Source, indices: Indices) -> Tensor:
+    """Trusted rows [n, ...]."""
+    return as_rows(source.trusted)[torch.from_numpy(indices)]
+
+
+def chunks_of(source: Source, indices: Indices) -> Sequence[Tensor]:
+    """Trusted rows in chunks [B, ...]."""
+    return rows_of(source, indices).split(CHUNK)

@@ -1,4 +1,6 @@
-"""A pipeline folder: what lies where, digests of every file, written whole or not at all, verified when read.
+"""Folders with digests of every file, written whole or not at all, verified when read: pipelines and decompositions.
+
+A pipeline holds (what a decomposition holds stands in decomposition_folder.py):
 
 pipeline.json                       format version, versions, target, input shape, sha256 of every file, its own too
 config.yaml                         the resolved config
@@ -16,6 +18,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +26,43 @@ from madpipe.components.checkpoint import load_json, save_json
 from madpipe.errors import DamagedFileError, MissingFileError
 
 FORMAT = 1
-MANIFEST = "pipeline.json"
-OPTIONAL = "trusted/"  # files under it may be absent
-CLOSED = ("target", "folds")  # folders in which a file that the manifest does not name could change scores
+STAGED = "staged"  # the folder in the working folder in which everything is written
 
 
-def refuse_existing(output: Path, overwrite: bool) -> None:
-    """MissingFileError (something is in the way) unless `output` is free, or a pipeline that may be overwritten."""
+@dataclass(frozen=True, kw_only=True)
+class FolderKind:
+    """closed: folders in which a file that the manifest does not name could change results. optional: files under it
+    may be absent. command: what makes such a folder.
+    """
+
+    noun: str
+    manifest: str
+    closed: tuple[str, ...]
+    optional: str
+    command: str
+
+
+PIPELINE = FolderKind(
+    noun="pipeline", manifest="pipeline.json", closed=("target", "folds"), optional="trusted/", command="fit"
+)
+DECOMPOSITION = FolderKind(
+    noun="decomposition",
+    manifest="manifest.json",
+    closed=("target", "components"),
+    optional="figures/",
+    command="decompose",
+)
+
+
+def refuse_existing(output: Path, overwrite: bool, kind: FolderKind = PIPELINE) -> None:
+    """MissingFileError (something is in the way) unless `output` is free, or a `kind` that may be overwritten."""
     if not output.exists():
         return
     if not overwrite:
         raise MissingFileError(f"{output} exists already; choose another -o, or give --overwrite.")
-    if output.is_file() or (any(output.iterdir()) and not (output / MANIFEST).is_file()):
+    if output.is_file() or (any(output.iterdir()) and not (output / kind.manifest).is_file()):
         raise MissingFileError(
-            f"{output} exists and is no pipeline folder, so --overwrite leaves it alone; choose another -o."
+            f"{output} exists and is no {kind.noun} folder, so --overwrite leaves it alone; choose another -o."
         )
 
 
@@ -47,7 +73,7 @@ def partial_folder(output: Path) -> Path:
 @contextmanager
 def staging(output: Path) -> Iterator[Path]:
     """An empty folder inside `<output>.partial`. `publish` moves it to `output`; without that nothing appears there."""
-    folder = partial_folder(output) / "pipeline"
+    folder = partial_folder(output) / STAGED
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -55,7 +81,7 @@ def staging(output: Path) -> Iterator[Path]:
 
 
 def publish(staged: Path, output: Path) -> None:
-    """Move a sealed folder to `output`, replacing a pipeline that is there, and remove the working folder."""
+    """Move a sealed folder to `output`, replacing one that is there, and remove the working folder."""
     work = staged.parent
     if output.exists():
         os.replace(output, work / "replaced")
@@ -63,66 +89,74 @@ def publish(staged: Path, output: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def seal(folder: Path, facts: Mapping[str, Any]) -> None:
+def seal(folder: Path, facts: Mapping[str, Any], kind: FolderKind = PIPELINE) -> None:
     """Write the manifest: `facts`, the format version, and a digest of every file there is."""
     files = {
         path.relative_to(folder).as_posix(): digest(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name != kind.manifest
     }
-    write_manifest(folder, facts, files)
+    write_manifest(folder, facts, files, kind)
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any], files: Mapping[str, str]) -> None:
+def write_manifest(
+    folder: Path, facts: Mapping[str, Any], files: Mapping[str, str], kind: FolderKind = PIPELINE
+) -> None:
     manifest = {"format": FORMAT, **facts, "files": dict(files)}
-    save_json(manifest | {"digest": _manifest_digest(manifest)}, folder / MANIFEST)
+    save_json(manifest | {"digest": _manifest_digest(manifest)}, folder / kind.manifest)
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path, kind: FolderKind = PIPELINE) -> dict[str, Any]:
     """What `seal` was given; unverified."""
-    return {k: v for k, v in load_json(folder / MANIFEST).items() if k not in ("format", "files", "digest")}
+    return {k: v for k, v in load_json(folder / kind.manifest).items() if k not in ("format", "files", "digest")}
 
 
-def verify(folder: Path) -> dict[str, Any]:
+def verify(folder: Path, kind: FolderKind = PIPELINE) -> dict[str, Any]:
     """The manifest, once every file named in it is there and unaltered, and no other where files are read from.
 
-    MissingFileError where `folder` is no pipeline; DamagedFileError names the first file that is missing or altered.
+    MissingFileError where `folder` is no `kind`; DamagedFileError names the first file that is missing or altered.
     """
-    if not (folder / MANIFEST).is_file():
+    path = folder / kind.manifest
+    if not path.is_file():
         raise MissingFileError(
-            f"{folder} is no pipeline folder: it has no {MANIFEST}. Make one with 'madpipe fit CONFIG -o {folder}'."
+            f"{folder} is no {kind.noun} folder: it has no {kind.manifest}. "
+            f"Make one with 'madpipe {kind.command} CONFIG -o {folder}'."
         )
-    manifest = load_json(folder / MANIFEST)
+    manifest = load_json(path)
     if manifest.get("format") != FORMAT:
-        raise DamagedFileError(
-            f"{folder / MANIFEST}: format {manifest.get('format')}; this madpipe reads format {FORMAT}."
-        )
+        raise DamagedFileError(f"{path}: format {manifest.get('format')}; this madpipe reads format {FORMAT}.")
     files = manifest.get("files")
     if not isinstance(files, dict) or manifest.get("digest") != _manifest_digest(manifest):
-        raise _altered(folder / MANIFEST)
+        raise _altered(path, kind)
     for name, expected in files.items():
-        _verify_file(folder, name, expected)
-    for path in (path for part in CLOSED for path in sorted((folder / part).rglob("*"))):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in files and "__pycache__" not in path.parts:
-            raise DamagedFileError(f"{path}: not in the manifest, so it was not part of the fit; remove it.")
+        _verify_file(folder, name, expected, kind)
+    _refuse_strangers(folder, files, kind)
     return manifest
 
 
-def _verify_file(folder: Path, name: str, expected: str) -> None:
+def _verify_file(folder: Path, name: str, expected: str, kind: FolderKind) -> None:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise DamagedFileError(f"{folder / MANIFEST}: names a file outside the folder ({name}).")
+        raise DamagedFileError(f"{folder / kind.manifest}: names a file outside the folder ({name}).")
     if not path.is_file():
-        if name.startswith(OPTIONAL):
+        if name.startswith(kind.optional):
             return
-        raise DamagedFileError(f"{path}: missing from the pipeline; fit it again or restore the file.")
+        raise DamagedFileError(f"{path}: missing from the {kind.noun}; {kind.command} it again or restore the file.")
     if digest(path) != expected:
-        raise _altered(path)
+        raise _altered(path, kind)
 
 
-def _altered(path: Path) -> DamagedFileError:
-    return DamagedFileError(f"{path}: altered since the pipeline was written; fit it again or restore the file.")
+def _refuse_strangers(folder: Path, files: Mapping[str, str], kind: FolderKind) -> None:
+    for path in (path for part in kind.closed for path in sorted((folder / part).rglob("*"))):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in files and "__pycache__" not in path.parts:
+            raise DamagedFileError(f"{path}: not in the manifest, so it was not part of the {kind.noun}; remove it.")
+
+
+def _altered(path: Path, kind: FolderKind) -> DamagedFileError:
+    return DamagedFileError(
+        f"{path}: altered since the {kind.noun} was written; {kind.command} it again or restore the file."
+    )
 
 
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:
@@ -130,9 +164,9 @@ def _manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def pipeline_digest(folder: Path) -> str:
-    """One digest for the whole pipeline: that of its manifest."""
-    return digest(folder / MANIFEST)
+def folder_digest(folder: Path, kind: FolderKind = PIPELINE) -> str:
+    """One digest for the whole: that of its manifest."""
+    return digest(folder / kind.manifest)
 
 
 def digest(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Before the long work: what would otherwise be found only after training. Nothing is kept, nothing is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,21 +19,35 @@ from madpipe.pipeline.stored_target import load_written_target, write_target
 
 ROWS = 128
 
+Start = Callable[[Tensor], Method]
+"""A method whose features are those of the decomposition to come, from some trusted rows [B, ...]."""
 
-def rehearse(
-    source: Source, split: Split, method_class: type[Method], config: MethodConfig, settings: Mapping[str, Any]
-) -> None:
+
+def rehearse(source: Source, split: Split, start: Start, settings: Mapping[str, Any]) -> None:
     """FactoryError or UnknownNameError now rather than after training; `settings` is the resolved config."""
+    refuse_unrepeatable_target(source)
     x = torch.from_numpy(source.trusted[split.fit[:ROWS]])
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        refuse_unrepeatable_target(source, x)
-        refuse_unmatched_features(source, x, method_class, config, settings)
+        refuse_unmatched_features(x, start, settings)
 
 
-def refuse_unrepeatable_target(source: Source, x: Tensor) -> None:
-    """FactoryError unless what the pipeline folder will hold of the target builds it again, with the same outputs."""
-    factory = source.target.factory
-    with TemporaryDirectory(prefix="madpipe-") as scratch:
+def untrained(source: Source, method_class: type[Method], config: MethodConfig) -> Start:
+    """The start of a decomposition: one seed of it, which has the features of any other."""
+
+    def start(x: Tensor) -> Method:
+        method = method_class(source.target.module, source.sites, config, len(method_class.variants(config)))
+        statistics = trusted_statistics(source.target.module, source.sites, x, source.target.output)
+        method.initialise(statistics, torch.Generator().manual_seed(0))
+        return method
+
+    return start
+
+
+@torch.no_grad()
+def refuse_unrepeatable_target(source: Source) -> None:
+    """FactoryError unless what a folder will hold of the target builds it again, with the same outputs."""
+    factory, x = source.target.factory, torch.from_numpy(source.trusted[:ROWS])
+    with torch.random.fork_rng(devices=[]), TemporaryDirectory(prefix="madpipe-") as scratch:
         try:
             again = load_written_target(Path(scratch) / "target", write_target(Path(scratch) / "target", source.target))
         except MadpipeError as error:
@@ -42,17 +56,16 @@ def refuse_unrepeatable_target(source: Source, x: Tensor) -> None:
                 f"target.factory: {factory} cannot be built from its own file and weights alone, as scoring will: "
                 f"{reason} Put what it needs into its file, or into an installed package."
             ) from error
-    if not torch.allclose(source.target.module(x), again.module(x), rtol=1e-5, atol=1e-6):
+        same = torch.allclose(source.target.module(x), again.module(x), rtol=1e-5, atol=1e-6)
+    if not same:
         raise FactoryError(
             f"target.factory: {factory} gives other outputs when it is built again with the same weights; "
             "what it draws or counts must be a parameter or a registered buffer."
         )
 
 
-def refuse_unmatched_features(
-    source: Source, x: Tensor, method_class: type[Method], config: MethodConfig, settings: Mapping[str, Any]
-) -> None:
-    """UnknownNameError where a member's glob matches no feature of its extractor, tried on an untrained decomposition.
+def refuse_unmatched_features(x: Tensor, start: Start, settings: Mapping[str, Any]) -> None:
+    """UnknownNameError where a member's glob matches no feature of its extractor.
 
     Extractors that only members of "*" read are left out.
     """
@@ -60,9 +73,7 @@ def refuse_unmatched_features(
     named = {name: spec for name, spec in members.items() if tuple(spec["features"]) != ("*",)}
     if not named:
         return
-    method = method_class(source.target.module, source.sites, config, len(method_class.variants(config)))
-    statistics = trusted_statistics(source.target.module, source.sites, x, source.target.output)
-    method.initialise(statistics, torch.Generator().manual_seed(0))
+    method = start(x)
     observation = Observer(method).observe(x)
     needed = {spec["patterns"]: settings["patterns"][spec["patterns"]] for spec in named.values()}
     extractors = build_extractors(needed, method, seed=0)

@@ -1,7 +1,9 @@
 """Where a fit starts: the target and the trusted rows a config names, or those of a built-in task."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ class Source:
     """The target under question, the sites to decompose, and trusted rows x [N, ...] float32 with their origin.
 
     columns: the names of the table's columns that rows came from, in order; None where they came from an array.
+    mechanisms: those of a task that knows them, as its ground truth.
     """
 
     target: Target
@@ -29,6 +32,14 @@ class Source:
     key: str | None
     name: str
     columns: list[str] | None = None
+    mechanisms: Mapping[str, Any] | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the trusted rows: sha256 of their shape and bytes."""
+        digest = hashlib.sha256(str(self.trusted.shape).encode())
+        digest.update(np.ascontiguousarray(self.trusted).data)
+        return digest.hexdigest()
 
 
 def own_source(target: Mapping[str, Any], data: Mapping[str, Any], base: Path) -> Source:

@@ -1,4 +1,4 @@
-"""The working folder of one fit, `<output>.partial`: what an interrupted fit is resumed from."""
+"""The working folder of one fit or decomposition, `<output>.partial`: what it is resumed from once interrupted."""
 
 import fcntl
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from madpipe.components.checkpoint import load_json, save_json
 from madpipe.errors import DamagedFileError, MissingFileError
-from madpipe.pipeline.folder import partial_folder
+from madpipe.pipeline.folder import STAGED, partial_folder
 
 STATE = "fit.json"
 
@@ -39,7 +39,7 @@ class Workspace:
 def open_workspace(output: Path, identity: Mapping[str, Any]) -> Iterator[Workspace]:
     """The workspace of the fit that `identity` describes; what another fit left there is cleared away.
 
-    MissingFileError while another process fits into the same output.
+    MissingFileError while another process writes to the same output.
     """
     folder = partial_folder(output)
     try:
@@ -51,13 +51,15 @@ def open_workspace(output: Path, identity: Mapping[str, Any]) -> Iterator[Worksp
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise MissingFileError(f"another fit is writing {output} now; wait for it, or choose another -o.") from None
+            raise MissingFileError(
+                f"another process is writing {output} now; wait for it, or choose another -o."
+            ) from None
         key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
         notes = _notes(folder)
         resumed = notes.get("identity") == key
         if not resumed:
             notes = {"identity": key}
-            for name in ("checkpoints", "pipeline"):
+            for name in ("checkpoints", STAGED):
                 shutil.rmtree(folder / name, ignore_errors=True)
         workspace = Workspace(folder, resumed, notes)
         workspace.note()

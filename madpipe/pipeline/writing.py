@@ -9,7 +9,9 @@ import torch
 import yaml
 
 from madpipe import __version__
+from madpipe.data.inputs import read_array
 from madpipe.data.splits import Split
+from madpipe.pipeline.fitting import Decomposed
 from madpipe.pipeline.fold import Fold, save_fold
 from madpipe.pipeline.folder import seal
 from madpipe.pipeline.source import Source
@@ -17,25 +19,27 @@ from madpipe.pipeline.stored_decomposition import save_decomposition
 from madpipe.pipeline.stored_target import write_target
 from madpipe.pipeline.trusted_rows import TrustedRows, keep_rows
 
+SPLITS = "splits.npz"
+
 
 def write_pipeline(
     folder: Path,
     source: Source,
     config: Mapping[str, Any],
     folds: Sequence[Fold],
-    quality: Sequence[Mapping[str, float]],
+    decomposed: Sequence[Decomposed],
     splits: Sequence[Split],
-    precision: str,
+    facts: Mapping[str, Any],
     keep_trusted: bool,
 ) -> None:
-    """Write into the staging folder `folder` and seal it."""
+    """Write into the staging folder `folder` and seal it; `facts` are added to the manifest."""
     (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     target = write_target(folder / "target", source.target)
     for k, fold in enumerate(folds):
         place = folder / "folds" / str(k)
-        save_decomposition(fold.observer.method, place / "decomposition", quality[k])
+        save_decomposition(fold.observer.method, place / "decomposition", decomposed[k].quality)
         save_fold(fold, place)
-    _write_splits(folder, splits)
+    write_splits(folder, splits)
     if keep_trusted:
         write_trusted(folder, source.trusted, splits)
     seal(
@@ -51,8 +55,8 @@ def write_pipeline(
             "sites": [site.name for site in source.sites],
             "folds": len(folds),
             "calibration_size": sum(len(fold.calibration) for fold in folds),
-            "precision": precision,
             "seed": config["seed"],
+            **facts,
         },
     )
 
@@ -63,8 +67,13 @@ def write_trusted(folder: Path, trusted: np.ndarray, splits: Sequence[Split]) ->
     keep_rows(folder, TrustedRows(trusted[split.fit], trusted[split.validation], trusted[split.calibration]))
 
 
-def _write_splits(folder: Path, splits: Sequence[Split]) -> None:
+def write_splits(folder: Path, splits: Sequence[Split]) -> None:
     indices: dict[str, Any] = {}
     for k, split in enumerate(splits):
         indices |= {f"fit_{k}": split.fit, f"validation_{k}": split.validation, f"calibration_{k}": split.calibration}
-    np.savez_compressed(folder / "splits.npz", **indices)
+    np.savez_compressed(folder / SPLITS, **indices)
+
+
+def read_split(folder: Path, k: int = 0) -> Split:
+    """Split `k` of those that `write_splits` wrote."""
+    return Split(*(read_array(folder / SPLITS, f"{part}_{k}") for part in ("fit", "validation", "calibration")))

@@ -1,10 +1,9 @@
-"""Figures as functions of arrays: each gives a matplotlib Figure and touches no global state (no pyplot)."""
+"""Figures of scores as functions of arrays: each gives a matplotlib Figure and touches no global state (no pyplot)."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,13 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from madpipe.evaluation.metrics import auroc
+from madpipe.reporting.drawing import LABEL_SIZE, LEGEND_SIZE, PALETTE, label_axes, plain
 
-# Okabe and Ito (2008): told apart under every common colour blindness. Black is kept for the default score.
 NORMAL, ANOMALOUS = "#0072B2", "#D55E00"
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#8A8A00")
-ALIVE = 0.1
 BINS = 50
-LABEL_SIZE, TICK_SIZE, LEGEND_SIZE = 12, 10.5, 9.5
 
 
 def evaluation_figure(
@@ -53,7 +49,7 @@ def evaluation_figure(
         title_fontsize=LEGEND_SIZE + 1,
     )
     if title:
-        figure.suptitle(_plain(title), fontsize=LABEL_SIZE + 2)
+        figure.suptitle(plain(title), fontsize=LABEL_SIZE + 2)
     return figure
 
 
@@ -79,7 +75,7 @@ def draw_score_histograms(
     if threshold is not None and np.isfinite(threshold):
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5, label=f"flagged: p ≤ {alpha:g}")
     note = f"\n{beyond:,} beyond the edges are in the outermost bins" if beyond else ""
-    _label(axes, f"anomaly score (higher = worse){note}", "share of the group")
+    label_axes(axes, f"anomaly score (higher = worse){note}", "share of the group")
     axes.set_ylim(top=1.3 * axes.get_ylim()[1])  # room for the legend
     axes.legend(loc="upper left", fontsize=LEGEND_SIZE, ncols=2)
 
@@ -96,14 +92,14 @@ def draw_roc(
     labels = np.asarray(is_anomalous, dtype=bool)
     for line, curves in (("-", members), ("--", controls)):
         for (name, scores), colour in zip(curves.items(), cycle(PALETTE), strict=False):
-            label = f"{auroc(scores, labels):.3f}  {_plain(name)}"
+            label = f"{auroc(scores, labels):.3f}  {plain(name)}"
             axes.plot(*roc_points(scores, labels), line, color=colour, linewidth=1.4, label=label)
     label = f"{auroc(anomaly_score, labels):.3f}  default"
     axes.plot(*roc_points(anomaly_score, labels), color="black", linewidth=2.4, label=label)
     chance = np.geomspace(1e-5, 1, 200)
     axes.plot(chance, chance, ":", color="0.5", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1.005))
-    _label(axes, "false-positive rate", "true-positive rate")
+    label_axes(axes, "false-positive rate", "true-positive rate")
 
 
 def roc_points(anomaly_score: ArrayLike, is_anomalous: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -116,37 +112,6 @@ def roc_points(anomaly_score: ArrayLike, is_anomalous: ArrayLike) -> tuple[NDArr
         caught = np.cumsum(group[order])[last_of_each_value]
         rates.append(np.concatenate([[0.0], caught / group.sum()]))
     return rates[0], rates[1]
-
-
-def training_figure(steps: ArrayLike, losses: Mapping[str, ArrayLike], *, title: str = "") -> Figure:
-    """Losses over steps, on a logarithmic axis where every value is positive. steps: [T]; losses: name -> [T]."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    values = {name: np.asarray(loss, dtype=np.float64) for name, loss in losses.items()}
-    for (name, loss), style in zip(values.items(), _line_styles(), strict=False):
-        axes.plot(np.asarray(steps), loss, label=_plain(name), linewidth=1.6, **style)
-    if values and all((loss[np.isfinite(loss)] > 0).all() for loss in values.values()):
-        axes.set_yscale("log")
-    _label(axes, "step", "loss")
-    return _finished(figure, axes, title)
-
-
-def alive_spectrum_figure(importances: Mapping[str, ArrayLike], *, threshold: float = ALIVE, title: str = "") -> Figure:
-    """The largest causal importance of each component on trusted data, by falling size, one line per site.
-
-    importances: site -> [C] in [0, 1]. Components above `threshold` are alive; the legend counts them.
-    """
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for (site, values), style in zip(importances.items(), _line_styles(), strict=False):
-        spectrum = np.sort(np.asarray(values, dtype=np.float64))[::-1]
-        label = f"{_plain(site)}: {int((spectrum > threshold).sum())} of {len(spectrum)} alive"
-        ranks = np.arange(1, len(spectrum) + 1)
-        axes.plot(ranks, spectrum, marker="o", markersize=3, linewidth=1.4, label=label, **style)
-    axes.axhline(threshold, color="black", linestyle=":", linewidth=1.2)
-    axes.set_ylim(-0.02, 1.05)
-    _label(axes, "component, by falling importance", "largest causal importance on trusted data")
-    return _finished(figure, axes, title)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -180,31 +145,3 @@ def _show_low_rates(axes: Axes, normal_count: int) -> None:
     for rate in (0.01, 0.05):
         axes.axvline(rate, color="0.75", linewidth=0.8, zorder=0)
     axes.set_xlabel("false-positive rate (lines at 1 % and 5 %)", fontsize=LABEL_SIZE)
-
-
-def _label(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=LABEL_SIZE)
-    axes.set_ylabel(y, fontsize=LABEL_SIZE)
-    axes.tick_params(labelsize=TICK_SIZE)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _line_styles() -> Iterator[dict[str, Any]]:
-    """Colours first, then the same colours with other dashes."""
-    for dashes in cycle(("-", "--", "-.", ":")):
-        for colour in PALETTE:
-            yield {"color": colour, "linestyle": dashes}
-
-
-def _plain(text: str) -> str:
-    """`text` as it stands: two dollar signs would be read as a formula."""
-    return text.replace("$", r"\$")
-
-
-def _finished(figure: Figure, axes: Axes, title: str) -> Figure:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=LEGEND_SIZE)
-    if title:
-        axes.set_title(_plain(title), fontsize=LABEL_SIZE + 1)
-    return figure

@@ -42,7 +42,11 @@ class Task:
 
 
 class TaskFamily(Protocol):
-    """What a class in the TASKS table offers; `Config` is pydantic, frozen, refuses unknown keys and has a `seed`."""
+    """What a class in the TASKS table offers; `Config` is pydantic, frozen, refuses unknown keys and has a `seed`.
+
+    It may have `decomposition_defaults`, method name -> settings: what a config of this task decomposes with, unless
+    the config says otherwise (`madpipe config show` prints them).
+    """
 
     name: ClassVar[str]
     Config: ClassVar[type[BaseModel]]

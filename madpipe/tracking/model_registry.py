@@ -1,4 +1,4 @@
-"""Names for stored pipelines: registering one under aliases, and fetching the folder that a name stands for."""
+"""Names for what is stored: registering a pipeline under aliases, and fetching the folder that a name stands for."""
 
 import atexit
 import json
@@ -17,11 +17,13 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from madpipe.errors import UnknownNameError, UsageError, unknown
+from madpipe.pipeline.folder import DECOMPOSITION
 from madpipe.tracking.addresses import store_uri
 from madpipe.tracking.connection import border, connect, environment, quiet
 from madpipe.tracking.runs import Run
 
 MODEL_NAME = "pipeline"
+DECOMPOSITION_NAME = "decomposition"
 FOLDER_IN_MODEL = "artifacts/pipeline"  # where MLflow puts the artifact that is called "pipeline"
 _FORMS = (
     "Known forms: models:/NAME@ALIAS, models:/NAME/VERSION, models:/NAME/latest, models:/m-ID, runs:/RUN_ID/pipeline."
@@ -76,19 +78,49 @@ def local_folder(model_uri: str, trust_code: bool, tracking_uri: str | None = No
     uri = store_uri(tracking_uri)
     client = connect(uri)
     with border(uri, f"cannot read {model_uri} from"), quiet():
-        location = _location(client, model_uri).rstrip("/")
-        inside = {Path(item.path).name for item in list_artifacts(f"{location}/artifacts", tracking_uri=uri)}
-        if Path(FOLDER_IN_MODEL).name not in inside:
+        location = _location(client, model_uri, MODEL_NAME)
+        if Path(FOLDER_IN_MODEL).name not in _names_in(f"{location}/artifacts", uri):
             raise UsageError(f"{model_uri} holds no madpipe pipeline: something else logged it.")
-        folder = mkdtemp(prefix="madpipe-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return Path(download_artifacts(f"{location}/{FOLDER_IN_MODEL}", dst_path=folder, tracking_uri=uri))
+        return _download(f"{location}/{FOLDER_IN_MODEL}", uri)
 
 
-def _location(client: MlflowClient, model_uri: str) -> str:
-    """Where the files of the model are, as an artifact address."""
+def local_decomposition(model_uri: str, tracking_uri: str | None = None) -> Path:
+    """The decomposition folder behind `model_uri` (runs:/RUN_ID/decomposition, models:/...), downloaded like one.
+
+    Needs no trust: `fit` runs none of the code in it. Errors as for `local_folder`.
+    """
+    uri = store_uri(tracking_uri)
+    client = connect(uri)
+    with border(uri, f"cannot read {model_uri} from"), quiet():
+        location = _location(client, model_uri, DECOMPOSITION_NAME)
+        if DECOMPOSITION.manifest not in _names_in(location, uri):
+            raise UsageError(
+                f"{model_uri} holds no decomposition folder; 'madpipe decompose' logs one, 'madpipe fit' its pipeline."
+            )
+        return _download(location, uri)
+
+
+def _names_in(location: str, uri: str) -> set[str]:
+    return {Path(item.path).name for item in list_artifacts(location, tracking_uri=uri)}
+
+
+def _download(location: str, uri: str) -> Path:
+    folder = mkdtemp(prefix="madpipe-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(download_artifacts(location, dst_path=folder, tracking_uri=uri))
+
+
+def _location(client: MlflowClient, model_uri: str, name_in_run: str) -> str:
+    """Where the files of the model are, as an artifact address without a slash at its end.
+
+    `name_in_run` is what the model is called where an address names its run alone.
+    """
+    return _address(client, model_uri, name_in_run).rstrip("/")
+
+
+def _address(client: MlflowClient, model_uri: str, name_in_run: str) -> str:
     if found := re.fullmatch(r"runs:/+([^/]+)(?:/([^/]+))?/?", model_uri):
-        return _output_of_run(client, found[1], found[2] or MODEL_NAME)
+        return _output_of_run(client, found[1], found[2] or name_in_run)
     if found := re.fullmatch(r"models:/+(m-[^/@]+)/?", model_uri):
         with _absence(UnknownNameError(f"no logged model '{found[1]}' in this store. {_FORMS}")):
             return str(client.get_logged_model(found[1]).artifact_location)

@@ -97,6 +97,13 @@ class Store:
             return bool(info.experiment_id == self.experiment_id and info.lifecycle_stage == "active")
         return False
 
+    def models_of(self, run_id: str) -> list[str]:
+        """Ids of the models that a run made; none where this store has no such run."""
+        with suppress(TrackingError), border(self.uri, "cannot look into"), quiet():
+            outputs = self.client.get_run(run_id).outputs
+            return [str(made.model_id) for made in outputs.model_outputs] if outputs else []
+        return []
+
     def _new_run(self, name: str, tags: Mapping[str, str]) -> str:
         with border(self.uri, "cannot start a run in"), quiet():
             made = self.client.create_run(self.experiment_id, tags=_clean_tags(tags), run_name=name)

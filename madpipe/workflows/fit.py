@@ -1,33 +1,38 @@
 """`fit`: a config becomes a fitted, calibrated, logged and registered pipeline folder."""
 
-import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from madpipe.config.resolving import method_of, resolved
+from madpipe.config.resolving import method_of
 from madpipe.config.schema import PipelineConfig
-from madpipe.data.splits import Split
 from madpipe.errors import DamagedFileError, TrackingError
-from madpipe.pipeline.fitting import FitPlan, as_rows, fit_folds, make_splits
+from madpipe.pipeline.fitting import Decomposed, as_rows, best_of_seeds, chunks_of, fit_folds, make_splits
 from madpipe.pipeline.fold import Fold
 from madpipe.pipeline.folder import publish, refuse_existing, staging
-from madpipe.pipeline.rehearsal import rehearse
+from madpipe.pipeline.rehearsal import rehearse, untrained
 from madpipe.pipeline.scorer import Pipeline
-from madpipe.pipeline.source import Source, make_source, own_source
-from madpipe.pipeline.workspace import Workspace, open_workspace
+from madpipe.pipeline.source import Source
+from madpipe.pipeline.workspace import open_workspace
 from madpipe.pipeline.writing import write_pipeline
-from madpipe.tasks.build import build_task
-from madpipe.tracking.addresses import redact
-from madpipe.tracking.runs import Run, Store, open_store
-from madpipe.workflows.fit_runs import FitRecord
+from madpipe.tracking.runs import Run
+from madpipe.workflows.fit_runs import DecompositionLink, FitRecord
 from madpipe.workflows.progress import training_progress
-
-Report = Callable[[str], None]
+from madpipe.workflows.starting import (
+    Report,
+    announce,
+    find_source,
+    find_store,
+    identity,
+    run_name,
+    stored_settings,
+    training_plan,
+)
+from madpipe.workflows.taking import take
 
 
 @dataclass(frozen=True)
@@ -50,109 +55,76 @@ def fit(
     tracking_uri: str | None = None,
     report: Report,
 ) -> FitResult:
-    """Decompose, extract, fit, calibrate, write and log. `base` is the folder that the config's paths start from."""
+    """Decompose (or take a decomposition), extract, fit, calibrate, write and log.
+
+    `base` is the folder that the config's paths start from.
+    """
     started = time.monotonic()
-    settings = _without_credentials(resolved(config))
-    name = config.tracking.run_name or f"{settings['decomposition']['method']}-seed{config.seed}"
+    settings = stored_settings(config)
+    taken = take(config, base, tracking_uri)
+    decomposition = taken.folder.settings if taken else settings["decomposition"]
+    taken_from = taken.folder.digest if taken else None
+    name = run_name(config, decomposition["method"])
     output = (output or Path(f"{config.tracking.experiment}-{name}")).absolute()
     refuse_existing(output, overwrite)
     source = find_source(config, base)
-    splits = make_splits(len(source.trusted), settings["calibration"], config.seed)
-    rehearse(source, splits[0], *method_of(config), settings)
-    store = _open_store(config, tracking_uri)
-    with open_workspace(output, _identity(settings, source)) as workspace:
-        _announce(report, source, splits, workspace)
-        record = FitRecord(store, name, settings, source, splits, workspace)
-        with record.decomposition_run() as run:
-            folds, quality, precision = _train(config, settings, source, splits, workspace, run)
+    if taken:
+        splits = taken.splits(source, settings["calibration"], config.seed)
+    else:
+        splits = make_splits(len(source.trusted), settings["calibration"], config.seed)
+    rehearse(source, splits[0], taken.start(source) if taken else untrained(source, *method_of(config)), settings)
+    store = find_store(config, tracking_uri)
+    with open_workspace(output, identity("fit", settings, source, taken_from)) as workspace:
+        announce(report, source, splits, workspace)
+        if taken:
+            taken.announce(report, source)
+        record = FitRecord(store, name, settings, decomposition, source, splits, workspace)
+        with nullcontext() if taken else record.decomposition_run() as run:
+            decomposed = taken.decomposed(source, splits) if taken else _train(config, record, run, report)
+            folds, precision = fit_folds([part.method for part in decomposed], source, splits, settings)
             with staging(output) as staged:
+                used = [taken.seed] if taken else [part.seed for part in decomposed]
+                origin = {"seeds": decomposition["seeds"], "used": used, "taken_from": taken_from}
+                facts = {"precision": precision, "decomposition": origin}
                 keep = config.data.keep_trusted if config.data else True
-                write_pipeline(staged, source, settings, folds, quality, splits, precision, keep)
+                write_pipeline(staged, source, settings, folds, decomposed, splits, facts, keep)
                 _refuse_changed_scores(staged, folds, source)
-                model_id = record.log_decomposition(run, quality[0])
+                link = taken.link(store) if taken else record.log_chosen(run, decomposed)
                 publish(staged, output)
-    logged = _log(record, output, run, model_id, folds)
+    logged = _log(record, output, link, folds)
     calibration_rows = sum(len(fold.calibration) for fold in folds)
     return FitResult(
         pipeline=output,
         run_id=logged[0],
-        decomposition_run_id=run.id if run else None,
+        decomposition_run_id=link.run_id,
         model_uri=logged[1],
         seconds=time.monotonic() - started,
-        quality=quality[0],
+        quality=decomposed[0].quality,
         summary=f"{calibration_rows} calibration rows, {len(folds)} fold{'s' if len(folds) > 1 else ''}",
     )
 
 
-def find_source(config: PipelineConfig, base: Path) -> Source:
-    """The target and trusted rows of a config: a built-in task's, or the user's own."""
-    if config.task is not None:
-        task = build_task(config.task)
-        return make_source(task.target, task.sites, task.trusted, "x", task.name)
-    assert config.target is not None
-    assert config.data is not None
-    return own_source(config.target.model_dump(), config.data.model_dump(), base)
+def _train(config: PipelineConfig, record: FitRecord, run: Run | None, report: Report) -> list[Decomposed]:
+    """One decomposition for each split: the best of its seeds."""
+    plan = training_plan(config, record.source, record.workspace)
+    wanted, logger = config.trainer.enable_progress_bar, run.lightning_logger() if run else False
+    decomposed = []
+    with training_progress(plan.method_config.steps, len(record.splits), wanted) as progress:
+        for k, split in enumerate(record.splits):
+            method = plan.train(split, k, progress, logger)
+            decomposed.append(best_of_seeds(method, chunks_of(record.source, split.validation)))
+    for k, part in enumerate(decomposed):
+        if len(part.lengths) > 1:
+            report(_choice(part, f"Fold {k}: of" if len(decomposed) > 1 else "Of"))
+    return decomposed
 
 
-def _without_credentials(settings: dict[str, Any]) -> dict[str, Any]:
-    """The resolved config as it may be stored: a tracking URI loses its password."""
-    uri = settings["tracking"]["tracking_uri"]
-    tracking = settings["tracking"] | {"tracking_uri": redact(uri) if uri else None}
-    return settings | {"tracking": tracking}
-
-
-def _open_store(config: PipelineConfig, tracking_uri: str | None) -> Store | None:
-    if not config.tracking.enabled:
-        return None
-    return open_store(tracking_uri or config.tracking.tracking_uri, config.tracking.experiment)
-
-
-def _identity(settings: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """What must be the same for an interrupted fit to be continued."""
-    rows = hashlib.sha256(np.ascontiguousarray(source.trusted).tobytes()).hexdigest()
-    return {
-        "settings": {k: v for k, v in settings.items() if k != "tracking"},
-        "rows": rows,
-        "target": source.target.weights_digest,
-    }
-
-
-def _announce(report: Report, source: Source, splits: Sequence[Split], workspace: Workspace) -> None:
-    split = splits[0]
-    sizes = f"{len(split.fit):,} to fit, {len(split.validation):,} to validate, {len(split.calibration):,} to calibrate"
-    if len(splits) > 1:
-        sizes = f"cross-fitted in {len(splits)} folds, since fewer than 200: p-values hold within a factor of two"
-    sites = ", ".join(site.name for site in source.sites)
-    report(f"{source.name}: {len(source.trusted):,} trusted rows, {sizes}; sites {sites}.")
-    if workspace.resumed and workspace.checkpoints.exists():
-        report("Continuing the interrupted fit of the same config.")
-
-
-def _train(
-    config: PipelineConfig,
-    settings: Mapping[str, Any],
-    source: Source,
-    splits: Sequence[Split],
-    workspace: Workspace,
-    run: Run | None,
-) -> tuple[list[Fold], list[dict[str, float]], str]:
-    method_class, method_config = method_of(config)
-    trainer = config.trainer.model_dump(exclude={"enable_progress_bar"})
-    plan = FitPlan(
-        target=source.target.module,
-        sites=source.sites,
-        output=source.target.output,
-        method_class=method_class,
-        method_config=method_config,
-        x=as_rows(source.trusted),
-        splits=splits,
-        config=settings,
-        seed=config.seed,
-        checkpoints=workspace.checkpoints,
-        trainer_options=trainer,
+def _choice(part: Decomposed, of: str) -> str:
+    nats = ", ".join(f"{length:.4g}" for length in part.lengths)
+    return (
+        f"{of} {len(part.lengths)} seeds trained, seed {part.seed} is used: it has the least description length on "
+        f"trusted validation rows (nats per input, seeds in order: {nats})."
     )
-    with training_progress(method_config.steps, len(splits), config.trainer.enable_progress_bar) as progress:
-        return fit_folds(plan, progress, run.lightning_logger() if run else False)
 
 
 def _refuse_changed_scores(staged: Path, folds: Sequence[Fold], source: Source) -> None:
@@ -167,9 +139,9 @@ def _refuse_changed_scores(staged: Path, folds: Sequence[Fold], source: Source) 
 
 
 def _log(
-    record: FitRecord, output: Path, run: Run | None, model_id: str | None, folds: Sequence[Fold]
+    record: FitRecord, output: Path, link: DecompositionLink, folds: Sequence[Fold]
 ) -> tuple[str | None, str | None]:
-    if run is None or model_id is None:
+    if record.store is None:
         return None, None
     scores = np.concatenate([fold.calibration for fold in folds])
     figures = {
@@ -178,6 +150,6 @@ def _log(
         "anomaly_score_max": -float(scores.min()),
     }
     try:
-        return record.log_detectors(output, (run.id, model_id), figures)
+        return record.log_detectors(output, link, figures)
     except TrackingError as error:
         raise TrackingError(f"{output} is complete, but could not be logged: {error}") from error

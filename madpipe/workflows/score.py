@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from madpipe.data.inputs import open_inputs
 from madpipe.detectors.conformal import minimum_rows
 from madpipe.errors import MissingFileError
-from madpipe.pipeline.folder import pipeline_digest
+from madpipe.pipeline.folder import folder_digest
 from madpipe.pipeline.scorer import Pipeline
 from madpipe.scores import ScoreTable, open_writer
 from madpipe.workflows.progress import row_progress
@@ -109,7 +109,7 @@ def _log(
 
     tracking = pipeline.config["tracking"]
     store = open_store(tracking_uri or tracking["tracking_uri"], tracking["experiment"])
-    with store.run(f"score {inputs[0].name}", "score", {"pipeline_digest": pipeline_digest(folder)}) as run:
+    with store.run(f"score {inputs[0].name}", "score", {"pipeline_digest": folder_digest(folder)}) as run:
         run.params({"data.name": ", ".join(path.name for path in inputs)[:400], "score.alpha": alpha})
         run.metrics({f"score/{name}": value for name, value in figures.items()})
         if output and output != "-":

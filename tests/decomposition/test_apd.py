@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madpipe.decomposition.apd import batch_top_k
+from madpipe.decomposition.apd import batch_top_k, own_attributions
 from madpipe.decomposition.optimisation import draw_batch
 
 
@@ -109,3 +109,24 @@ def test_minimality_vanishes_when_every_component_is_on_and_they_sum_to_the_weig
     terms = method.losses(draw_batch(method, rows, [torch.arange(60)], 0, 0))
     for name in ("faithfulness", "minimality", "hidden"):
         assert float(terms[name].max()) < 1e-6
+
+
+def test_each_instance_has_a_top_k_of_its_own():
+    attributions = torch.rand(3, 6, 5)
+    together = batch_top_k(attributions, torch.tensor([0.5, 1.5, 4.0]))
+    alone = [batch_top_k(attributions[[s]], k) for s, k in enumerate((0.5, 1.5, 4.0))]
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize(("target", "inputs"), [("small_mlp", "rows"), ("small_cnn", "images")])
+def test_own_attributions_are_those_of_each_instance_on_its_own_part_of_a_batch(start, request, target, inputs):
+    x = request.getfixturevalue(inputs)
+    method = start("apd", request.getfixturevalue(target), x, instances=3).requires_grad_(False)
+    own = own_attributions(method.model, x, method.config.rank)
+    expected = torch.stack([method.attributions(part)[s] for s, part in enumerate(x.chunk(3))])
+    torch.testing.assert_close(own, expected)
+
+
+def test_the_number_of_components_may_follow_the_targets_size(start, small_mlp, rows):
+    # the larger rank is min(5, 7) = 5: 8 * 5
+    assert len(start("apd", small_mlp, rows, components=None).component_names()) == 40

@@ -9,6 +9,7 @@ from madpipe.components.sites import find_sites
 from madpipe.decomposition.causal_importance import (
     LEAK,
     SiteImportance,
+    SlotImportance,
     lower_leaky_hard_sigmoid,
     upper_leaky_hard_sigmoid,
 )
@@ -72,7 +73,7 @@ def importance(target: nn.Module, instances: int = 2) -> tuple[SiteImportance, o
 
 def logits(target: nn.Module, x: Tensor, instances: int = 2) -> Tensor:
     function, operation = importance(target, instances)
-    return function(x.repeat(instances, *[1] * (x.ndim - 1)), operation).detach()
+    return function(x.repeat(instances, *[1] * (x.ndim - 1)), operation, function.read).detach()
 
 
 def test_a_linear_site_has_one_importance_per_slot_and_position():
@@ -99,3 +100,32 @@ def test_a_convolutions_importance_is_a_linear_sites_on_its_patches():
     patches = nn.functional.unfold(x, 2).transpose(1, 2)  # [4, 2 x 2 positions, 2 channels x 2 x 2]
     on_pixels = logits(nn.Sequential(conv), x).flatten(2, 3)
     torch.testing.assert_close(on_pixels, logits(nn.Sequential(nn.Linear(8, 3)), patches))
+
+
+def slot_importance(target: nn.Module, slots: int = 5) -> tuple[SlotImportance, object, Tensor]:
+    (site,) = find_sites(target, ["0"])
+    function = SlotImportance(site, slots, 2, 4)
+    function.initialise(torch.Generator().manual_seed(0))
+    return function, site_operation(site, target[0]), torch.randn(2, site.d_in, slots)
+
+
+@pytest.mark.parametrize(
+    ("target", "shape", "wanted"),
+    [
+        (nn.Sequential(nn.Linear(3, 2)), (6, 4, 3), (2, 6, 4, 5)),
+        (nn.Sequential(nn.Conv2d(2, 3, 3)), (4, 2, 6, 5), (2, 4, 4, 3, 5)),
+    ],
+    ids=["linear", "conv2d"],
+)
+def test_a_function_per_slot_has_one_importance_per_slot_and_position(target, shape, wanted):
+    function, operation, V = slot_importance(target)
+    assert function(torch.randn(2 * shape[0], *shape[1:]), operation, V).shape == wanted
+
+
+def test_a_function_per_slot_reads_that_slots_inner_activation_alone():
+    function, operation, V = slot_importance(nn.Sequential(nn.Linear(3, 2)))
+    x = torch.randn(6, 3)
+    before = function(x.repeat(2, 1), operation, V)
+    V[:, :, 1] += 1.0
+    changed = (function(x.repeat(2, 1), operation, V) != before).flatten(0, 1).any(0)
+    assert changed.tolist() == [False, True, False, False, False]

@@ -11,11 +11,14 @@ from torch import distributions
 from madpipe.decomposition.losses import (
     OutputMetric,
     faithfulness,
+    frequency,
     hidden_reconstruction,
     importance_minimality,
     parsimony,
     per_instance_mean,
+    relative_faithfulness,
     schatten,
+    smooth_l0,
 )
 
 KINDS = ("categorical", "bernoulli", "regression")
@@ -159,3 +162,30 @@ def test_schatten_has_a_finite_gradient_at_empty_slots():
     schatten(U, V, torch.ones(1, 4, 1), 0.5).sum().backward()
     assert V.grad.isfinite().all()
     assert U.grad.isfinite().all()
+
+
+def test_relative_faithfulness_is_one_where_nothing_is_explained_and_zero_where_all_is():
+    weights = [torch.randn(3, 2), torch.randn(2, 4)]
+    nothing, all_of_it = [w[None] for w in weights], [torch.zeros(1, *w.shape) for w in weights]
+    assert relative_faithfulness(nothing, weights).tolist() == pytest.approx([1.0])
+    assert relative_faithfulness(all_of_it, weights).tolist() == [0.0]
+
+
+def test_relative_faithfulness_of_weights_of_zeros_is_finite():
+    assert relative_faithfulness([torch.zeros(2, 3, 2)], [torch.zeros(3, 2)]).tolist() == [0.0, 0.0]
+
+
+def test_a_smooth_l0_counts_half_at_its_width_and_active_slots_as_it_narrows():
+    g = torch.tensor([[[0.0, 0.5, 1.0]]])
+    assert smooth_l0([g], 0.5).tolist() == pytest.approx([0.5 + 1 / 1.25])  # 0 + 1/2 + 1 / (1 + 0.25)
+    assert smooth_l0([g, g], 1e-4).tolist() == pytest.approx([4.0])
+
+
+def test_frequency_costs_more_where_two_rare_mechanisms_share_a_slot():
+    apart = torch.zeros(1, 10, 2)
+    apart[0, 0, 0] = apart[0, 1, 1] = 1.0
+    shared = torch.zeros(1, 10, 2)
+    shared[0, :2, 0] = 1.0
+    # apart: 2 * 0.1 * log2(1 + 10); shared: 0.2 * log2(1 + 20)
+    assert frequency([apart], 100.0).tolist() == pytest.approx([0.2 * math.log2(11)])
+    assert frequency([shared], 100.0).tolist() == pytest.approx([0.2 * math.log2(21)])

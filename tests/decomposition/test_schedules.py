@@ -2,7 +2,7 @@
 
 import pytest
 
-from madpipe.decomposition.schedules import cosine, linear
+from madpipe.decomposition.schedules import cosine, geometric, linear
 
 
 @pytest.mark.parametrize(("t", "value"), [(0.0, 2.0), (0.5, 1.1), (1.0, 0.2), (1.5, 0.2)])
@@ -19,3 +19,8 @@ def test_a_warm_up_rises_first(t: float, value: float):
 @pytest.mark.parametrize(("t", "value"), [(-1.0, 2.0), (0.0, 2.0), (0.5, 1.25), (1.0, 0.5), (2.0, 0.5)])
 def test_a_line_ends_where_it_ends(t: float, value: float):
     assert linear(t, 2.0, 0.5) == value
+
+
+@pytest.mark.parametrize(("t", "value"), [(-1.0, 4.0), (0.0, 4.0), (0.5, 2.0), (1.0, 1.0), (2.0, 1.0)])
+def test_a_geometric_schedule_falls_by_equal_factors(t: float, value: float):
+    assert geometric(t, 4.0, 1.0) == pytest.approx(value)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from madpipe.components.masks import InputMask, SharedMask
-from madpipe.decomposition.optimisation import draw_batch, step_generator
+from madpipe.decomposition.optimisation import draw_batch, make_optimizer, step_generator, take_step
 from madpipe.decomposition.spd import SPDConfig, SPDVariant
 
 ROWS = [torch.arange(60)] * 2
@@ -120,3 +120,70 @@ def test_a_start_at_the_weights_explains_trusted_outputs_from_the_start(method, 
     explained = method.model.masked_forward(rows.repeat(2, 1), method.all_slots_masks()).output
     clean = method.model.clean_forward(rows).output
     assert (explained - clean).abs().max() < 0.1 * clean.std()  # the span holds 99.9 % of the second moment
+
+
+def batch_of(method, rows, step: int = 0):
+    return draw_batch(method, rows, ROWS, step, 0)
+
+
+def test_layerwise_reconstruction_is_a_term_of_stochastic_batches(start, small_mlp, rows):
+    settings = {"mask_shares": (0.0, 0.0, 1.0), "routed_share": 0.0}
+    without = start("spd", small_mlp, rows, **settings)
+    with_it = start("spd", small_mlp, rows, **settings, layerwise_coefficient=2.0)
+    terms, more = without.losses(batch_of(without, rows)), with_it.losses(batch_of(with_it, rows))
+    assert "layerwise" not in terms
+    assert (more["layerwise"] > 0).all()
+    torch.testing.assert_close(more["total"], terms["total"] + 2 * more["layerwise"])
+
+
+def test_without_a_stochastic_delta_the_delta_is_left_out(start, small_mlp, rows):
+    method = start("spd", small_mlp, rows, stochastic_delta=False, routed_share=0.0)
+    importances = {name: torch.full((2, 16, 6), 0.3) for name in ("fc1", "head")}
+    masks = method._stochastic_masks(importances, torch.Generator().manual_seed(0))
+    assert [mask.delta for mask in masks.values()] == [None, None]
+
+
+def test_faithfulness_alone_counts_while_it_warms_up(start, small_mlp, rows):
+    method = start("spd", small_mlp, rows, faithfulness_warmup=2)
+    assert set(method.losses(batch_of(method, rows))) == {"total", "faithfulness"}
+    method.after_step(1)
+    assert "divergence" in method.losses(batch_of(method, rows))
+
+
+def test_slots_stay_while_importances_warm_up(start, small_mlp, rows):
+    method = start("spd", small_mlp, rows, importance_warmup=1, mask_shares=(0.0, 0.0, 1.0))
+    optimizer = make_optimizer(method)
+    V, read = method.model.V[0].clone(), method.importance[0].read.clone()
+    take_step(method, optimizer, batch_of(method, rows), 0)
+    assert torch.equal(method.model.V[0], V)
+    assert not torch.equal(method.importance[0].read, read)
+    take_step(method, optimizer, batch_of(method, rows, 1), 1)
+    assert not torch.equal(method.model.V[0], V)
+
+
+@pytest.mark.parametrize("penalty", ["lp", "smooth_l0"])
+@pytest.mark.parametrize("function", ["site", "slot"])
+def test_every_penalty_and_importance_function_trains(start, small_cnn, images, penalty, function):
+    method = start(
+        "spd",
+        small_cnn,
+        images,
+        importance_penalty=penalty,
+        importance_function=function,
+        frequency_coefficient=0.1,
+        mask_shares=(0.0, 0.0, 1.0),
+    )
+    optimizer = make_optimizer(method)
+    terms = take_step(method, optimizer, draw_batch(method, images, [torch.arange(30)] * 2, 0, 0), 0)
+    assert terms["total"].isfinite().all()
+    assert (terms["frequency"] >= 0).all()
+    assert all(p.isfinite().all() for p in method.parameters())
+
+
+def test_a_sparse_start_leaves_spare_slots_small(start, small_mlp, rows):
+    method = start("spd", small_mlp, rows, start="sparse", components=None)
+    assert method.model.slots == (40, 24)  # eight times ranks 5 and 3
+    sizes = method.model.V[0].norm(dim=1) * method.model.U[0].norm(dim=2)
+    assert (sizes < 0.01 * sizes.amax(1, keepdim=True)).any(1).all()
+    left = method.model.delta(0).square().sum((1, 2)) / method.model.weight(0).square().sum()
+    assert (left < 0.01).all()

@@ -14,7 +14,7 @@ import torch
 from madpipe.config.schema import DEFAULT_MEMBERS
 from madpipe.errors import DamagedFileError, MissingFileError
 from madpipe.pipeline.folder import (
-    MANIFEST,
+    PIPELINE,
     publish,
     read_facts,
     refuse_existing,
@@ -55,8 +55,8 @@ def refusal(folder: Path) -> str:
 
 def rewrite(folder: Path, **changes: object) -> None:
     """Change the manifest as someone would who can read it."""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+    manifest = json.loads((folder / PIPELINE.manifest).read_text())
+    (folder / PIPELINE.manifest).write_text(json.dumps(manifest | changes))
 
 
 def reseal(folder: Path) -> None:
@@ -66,8 +66,8 @@ def reseal(folder: Path) -> None:
 
 def test_the_manifest_names_every_other_file(fitted):
     there = {path.relative_to(fitted.pipeline).as_posix() for path in fitted.pipeline.rglob("*") if path.is_file()}
-    named = json.loads((fitted.pipeline / MANIFEST).read_text())["files"]
-    assert set(named) == there - {MANIFEST}
+    named = json.loads((fitted.pipeline / PIPELINE.manifest).read_text())["files"]
+    assert set(named) == there - {PIPELINE.manifest}
     assert set(FILES) < set(named)
 
 
@@ -97,19 +97,19 @@ def test_trusted_rows_may_be_deleted(copy, own_rows):
 
 
 def test_a_folder_without_a_manifest_is_no_pipeline(copy):
-    (copy / MANIFEST).unlink()
+    (copy / PIPELINE.manifest).unlink()
     with pytest.raises(MissingFileError, match=r"is no pipeline folder: it has no pipeline.json"):
         verify(copy)
 
 
 def test_a_manifest_that_is_no_json_is_refused(copy):
-    (copy / MANIFEST).write_bytes((copy / MANIFEST).read_bytes()[:-10])
-    assert f"{copy / MANIFEST}: not a readable JSON file" in refusal(copy)
+    (copy / PIPELINE.manifest).write_bytes((copy / PIPELINE.manifest).read_bytes()[:-10])
+    assert f"{copy / PIPELINE.manifest}: not a readable JSON file" in refusal(copy)
 
 
 def test_an_altered_fact_in_the_manifest_is_found(copy):
     rewrite(copy, input_shape=[7])
-    assert f"{copy / MANIFEST}: altered" in refusal(copy)
+    assert f"{copy / PIPELINE.manifest}: altered" in refusal(copy)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
@@ -121,7 +121,7 @@ def test_another_format_version_is_refused_with_the_one_that_is_read(copy, versi
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "target/../../outside"])
 def test_a_manifest_cannot_name_a_file_outside_the_folder(copy, name):
     (copy.parent / "outside").write_text("x")
-    files = json.loads((copy / MANIFEST).read_text())["files"]
+    files = json.loads((copy / PIPELINE.manifest).read_text())["files"]
     write_manifest(copy, read_facts(copy), files | {name: "0" * 64})
     assert "names a file outside the folder" in refusal(copy)
 

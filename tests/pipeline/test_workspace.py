@@ -52,7 +52,7 @@ def test_a_second_fit_into_the_same_output_is_refused_and_harms_nothing(tmp_path
     with open_workspace(tmp_path / "it", {"seed": 0}) as first:
         first.checkpoints.mkdir()
         with (
-            pytest.raises(MissingFileError, match="another fit is writing .*it now; wait for it"),
+            pytest.raises(MissingFileError, match="another process is writing .*it now; wait for it"),
             open_workspace(tmp_path / "it", {"seed": 1}),
         ):
             pass

@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from madpipe.reporting.figures import (
-    alive_spectrum_figure,
-    evaluation_figure,
-    roc_points,
-    save_figure,
-    training_figure,
-)
+from madpipe.reporting.figures import evaluation_figure, roc_points, save_figure
 
 LABELS = np.array([False] * 40 + [True] * 20)
 
@@ -95,27 +89,6 @@ def test_scores_without_spread_can_be_drawn(tmp_path, values):
     assert (tmp_path / "e.png").stat().st_size > 10_000
 
 
-def test_losses_that_are_all_positive_have_a_logarithmic_axis():
-    assert training_figure([0, 1], {"a": [1.0, 0.1]}).axes[0].get_yscale() == "log"
-
-
-def test_a_loss_that_reaches_zero_keeps_a_linear_axis():
-    assert training_figure([0, 1], {"a": [1.0, 0.0]}).axes[0].get_yscale() == "linear"
-
-
-def test_the_alive_spectrum_falls_and_its_legend_counts_what_is_above_the_threshold():
-    axes = alive_spectrum_figure({"fc1": [0.05, 0.9, 0.2, 0.1]}).axes[0]
-    # 0.9 and 0.2 are above 0.1; 0.1 itself is not.
-    assert legend_texts(axes.get_legend()) == ["fc1: 2 of 4 alive"]
-    assert list(axes.get_lines()[0].get_ydata()) == [0.9, 0.2, 0.1, 0.05]
-
-
-def test_many_lines_never_share_both_colour_and_dashes():
-    axes = alive_spectrum_figure({f"site{i}": [0.5] for i in range(25)}).axes[0]
-    looks = [(line.get_color(), line.get_linestyle()) for line in axes.get_lines()[:25]]
-    assert len(set(looks)) == 25
-
-
 def test_the_same_figure_is_the_same_file(tmp_path):
     for name in ("a.png", "b.png"):
         save_figure(evaluation_figure(scores(), LABELS), tmp_path / name)
@@ -123,7 +96,7 @@ def test_the_same_figure_is_the_same_file(tmp_path):
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_no_file(tmp_path):
-    figure = training_figure([0, 1], {"a": [1.0, 0.1]})
+    figure = evaluation_figure(scores(), LABELS)
     figure.axes[0].set_title(r"$\nosuchsymbol$")
     with pytest.raises(ValueError, match="nosuchsymbol"):
         save_figure(figure, tmp_path / "a.png")
@@ -131,7 +104,8 @@ def test_a_figure_that_cannot_be_drawn_leaves_no_file(tmp_path):
 
 
 def test_a_dollar_sign_in_a_name_is_a_dollar_sign(tmp_path):
-    save_figure(training_figure([0, 1], {r"$\nosuchsymbol$": [1.0, 0.1]}, title=r"$\x$"), tmp_path / "a.png")
+    members = {r"$\nosuchsymbol$": scores(1)}
+    save_figure(evaluation_figure(scores(), LABELS, members=members, title=r"$\x$"), tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()
 
 

@@ -105,7 +105,7 @@ def test_a_stopped_fit_leaves_no_pipeline(story, how):
 def test_the_same_command_continues_in_the_same_run_and_cleans_up(story):
     assert story.killed.code == -signal.SIGKILL
     assert story.finished.code == 0, story.finished.talk
-    assert "Continuing the interrupted fit of the same config." in story.finished.talk
+    assert "Continuing the interrupted training of the same config." in story.finished.talk
     assert story.finished.run_status == "FINISHED"
     assert "pipeline" in story.finished.names
     assert "pipeline.partial" not in story.finished.names
@@ -129,7 +129,7 @@ def test_a_second_fit_into_the_same_output_is_refused_at_once(madpipe, write_own
         refused = madpipe(*words)
     assert refused.code == 2
     assert refused.err == (
-        f"madpipe: another fit is writing {tmp_path / 'it'} now; wait for it, or choose another -o.\n"
+        f"madpipe: another process is writing {tmp_path / 'it'} now; wait for it, or choose another -o.\n"
     )
 
 

@@ -13,11 +13,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from madpipe.config.loading import load_config
-from madpipe.pipeline.folder import pipeline_digest
+from madpipe.pipeline.folder import folder_digest
 from madpipe.workflows.fit import FitResult, fit
 
 SECRET = "31415926"
-SHARED = {"data.name", "decomposition.method", "decomposition.C", "decomposition.steps", "seed"}
+SHARED = {"data.name", "seed", *(f"decomposition.{name}" for name in ("method", "C", "steps", "seeds"))}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def test_the_detector_run_is_linked_to_its_decomposition_by_tag_and_model(logged
 
 def test_the_detector_run_knows_the_pipeline_by_its_digest(logged):
     tag = logged.detector_run(logged.first).data.tags["madpipe.pipeline_digest"]
-    assert tag == pipeline_digest(logged.first.pipeline)
+    assert tag == folder_digest(logged.first.pipeline)
 
 
 def test_both_runs_share_a_small_flat_set_of_params(logged):
@@ -263,7 +263,7 @@ def test_scores_are_logged_on_demand_with_their_table(from_registry, logged, tmp
     (made,) = [run for run in logged.client.search_runs([experiment]) if run.info.run_id not in before]
     assert made.info.status == "FINISHED"
     assert made.data.metrics["score/rows"] == 150
-    assert made.data.tags["madpipe.pipeline_digest"] == pipeline_digest(logged.first.pipeline)
+    assert made.data.tags["madpipe.pipeline_digest"] == folder_digest(logged.first.pipeline)
     assert logged.artifact(made, "tables/s.parquet").read_bytes() == (tmp_path / "s.parquet").read_bytes()
 
 

@@ -1,0 +1,100 @@
+"""Are the known mechanisms of toy tasks recovered, by every seed, and in what time? Prints the table of the docs.
+
+    python benchmarks/decompose.py                          # everything below: about 15 minutes on one core
+    python benchmarks/decompose.py --only superposition-5-2 --start weights zero     # other starts, to compare
+    python benchmarks/decompose.py --report                 # the table from what was run before
+
+Each cell is one `madpipe decompose` with the defaults of its task and method and nothing else but the number of seeds.
+One line of JSON per cell is appended to --results; cells that are there already are not run again.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+RESULTS = Path(__file__).parent / "results" / "decompose.jsonl"
+CELLS = [
+    ({"name": "superposition", "features": features, "hidden": hidden, "identity": identity}, method, seeds[method])
+    for method in ("spd", "apd")
+    for features, hidden, seeds in ((5, 2, {"spd": 20, "apd": 10}), (40, 10, {"spd": 5, "apd": 3}))
+    for identity in ((False, True) if method == "spd" else (False,))
+]
+
+
+def cell_name(task: dict, method: str, start: str | None) -> str:
+    identity = "-id" if task["identity"] else ""
+    return f"superposition-{task['features']}-{task['hidden']}{identity} {method}" + (
+        f" start={start}" if start else ""
+    )
+
+
+def run_cell(name: str, task: dict, method: str, seeds: int, start: str | None) -> dict:
+    """Decompose in this process, as `madpipe decompose --json` does."""
+    from madpipe.config.loading import load_config
+    from madpipe.workflows.decompose import decompose
+
+    decomposition = {"method": method, "seeds": seeds} | ({"start": start} if start else {})
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        config = {"task": task, "decomposition": decomposition, "tracking": {"enabled": False}}
+        (folder / "config.yaml").write_text(json.dumps(config))
+        loaded = load_config(folder / "config.yaml")
+        result = decompose(loaded, base=folder, output=folder / "decomposition", report=lambda line: None)
+    quality = [seed.document() for seed in result.seeds]
+    return {"cell": name, "seeds": seeds, "seconds": result.seconds, "best": result.best, "quality": quality}
+
+
+def is_broken(seed: dict) -> bool:
+    return bool(seed["broken"])
+
+
+def report(rows: list[dict]) -> None:
+    print(
+        "| task, method | broken seeds | MMCS, mean (least) | ML2R, mean (range) | mechanisms found | L0 | s a seed |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        seeds = row["quality"]
+        mmcs, ml2r = ([seed[key] for seed in seeds] for key in ("mmcs", "ml2r"))
+        least = min(seeds, key=lambda seed: seed["matched"])
+        mean = [sum(seed[key] for seed in seeds) / len(seeds) for key in ("mmcs", "ml2r", "l0")]
+        print(
+            f"| {row['cell']} | {sum(map(is_broken, seeds))} of {len(seeds)} | {mean[0]:.4f} ({min(mmcs):.4f}) "
+            f"| {mean[1]:.3f} ({min(ml2r):.3f}-{max(ml2r):.3f}) | {least['matched']:.0f} of {least['mechanisms']:.0f} "
+            f"or more | {mean[2]:.1f} | {row['seconds'] / len(seeds):.0f} |"
+        )
+
+
+def read_results(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="cells whose name holds this")
+    parser.add_argument("--start", nargs="+", default=[None], help="other starts than the default of the task")
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.results.parent.mkdir(exist_ok=True)
+    done = {row["cell"] for row in read_results(args.results)}
+    for task, method, seeds in [] if args.report else CELLS:
+        for start in args.start:
+            name = cell_name(task, method, start)
+            if name in done or (args.only and args.only not in name):
+                continue
+            row = run_cell(name, task, method, seeds, start)
+            with args.results.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    report([row for row in read_results(args.results) if not args.only or args.only in row["cell"]])
+
+
+if __name__ == "__main__":
+    main()
