@@ -32,6 +32,8 @@ COLUMNS = {  # header -> key of a seed's document; those of known mechanisms are
     "description length": "description_length",
 }
 
+FORMATS = {"mmcs": ".4f", "ml2r": ".4f"}  # near 1, where the digits after it tell
+
 
 @click.command(epilog=EXAMPLES)
 @config_argument
@@ -95,7 +97,7 @@ def _rows(documents: Sequence[Mapping[str, Any]], best: int) -> list[list[str]]:
     rows = []
     for document in documents:
         seed = f"{document['seed']}{' (best)' if document['seed'] == best and len(documents) > 1 else ''}"
-        cells = [f"{document[key]:.4g}" for key in COLUMNS.values() if key in document]
+        cells = [format(document[key], FORMATS.get(key, ".4g")) for key in COLUMNS.values() if key in document]
         if "matched" in document:
             cells += [f"{document['matched']} of {document['mechanisms']}", "yes" if document["broken"] else "no"]
         rows.append([seed, *cells])

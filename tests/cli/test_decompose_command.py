@@ -45,8 +45,8 @@ def test_the_folder_is_data_and_a_table_of_seeds_is_talk(madpipe, decomposes, tm
     assert header.split("  ")[0] == "seed"
     names = ["MMCS", "ML2R", "L0", "alive", "faithfulness", "reconstruction", "description length", "matched", "broken"]
     assert [name for name in names if name in header] == names
-    assert " ".join(first.split()) == "0 0.5 0.4 2.25 12 0.00015 0.01235 0.5 3 of 10 yes"
-    assert " ".join(second.split()) == "1 (best) 0.5 0.4 2.25 12 0.00015 0.01235 0.4 10 of 10 no"
+    assert " ".join(first.split()) == "0 0.5000 0.4000 2.25 12 0.00015 0.01235 0.5 3 of 10 yes"
+    assert " ".join(second.split()) == "1 (best) 0.5000 0.4000 2.25 12 0.00015 0.01235 0.4 10 of 10 no"
     assert len({len(line) for line in (header, first, second)}) == 1
     assert last.startswith("Decomposed into out/it in 1 min 15 s (2 seeds), logged as models:/m-1. Next: madpipe fit ")
 
