@@ -2,6 +2,7 @@
 
     python benchmarks/decompose.py                          # everything below: about 15 minutes on one core
     python benchmarks/decompose.py --only superposition-5-2 --start weights zero     # other starts, to compare
+    python benchmarks/decompose.py --only 5-2-id --target 1                          # another target
     python benchmarks/decompose.py --report                 # the table from what was run before
 
 Each cell is one `madpipe decompose` with the defaults of its task and method and nothing else but the number of seeds.
@@ -29,9 +30,9 @@ CELLS = [
 
 def cell_name(task: dict, method: str, start: str | None) -> str:
     identity = "-id" if task["identity"] else ""
-    return f"superposition-{task['features']}-{task['hidden']}{identity} {method}" + (
-        f" start={start}" if start else ""
-    )
+    target = f" target {task['seed']}" if task["seed"] else ""
+    begun = f" start={start}" if start else ""
+    return f"superposition-{task['features']}-{task['hidden']}{identity}{target} {method}{begun}"
 
 
 def run_cell(name: str, task: dict, method: str, seeds: int, start: str | None) -> dict:
@@ -77,14 +78,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="cells whose name holds this")
     parser.add_argument("--start", nargs="+", default=[None], help="other starts than the default of the task")
+    parser.add_argument("--target", type=int, default=0, help="the task's seed: another trained network")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.results.parent.mkdir(exist_ok=True)
     done = {row["cell"] for row in read_results(args.results)}
-    for task, method, seeds in [] if args.report else CELLS:
+    for listed, method, seeds in [] if args.report else CELLS:
         for start in args.start:
+            task = listed | {"seed": args.target}
             name = cell_name(task, method, start)
             if name in done or (args.only and args.only not in name):
                 continue

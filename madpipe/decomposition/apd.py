@@ -17,9 +17,9 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from madpipe.components.masks import InputMask, SharedMask, SiteMask
-from madpipe.components.model import ComponentModel, Forward
+from madpipe.components.model import Forward
 from madpipe.components.sites import Site
-from madpipe.decomposition.attributions import component_attributions, output_gradients
+from madpipe.decomposition.attributions import component_attributions, own_attributions
 from madpipe.decomposition.initialisation import grouped_by_use, start_at_groups
 from madpipe.decomposition.losses import faithfulness, hidden_reconstruction, schatten
 from madpipe.decomposition.method import Batch, Method, MethodConfig, TrustedStatistics
@@ -203,22 +203,6 @@ class APD(Method):
     def _remember(self, active: Tensor) -> None:
         """Running share of inputs on which each component is active."""
         self.recent.mul_(self.config.alive_decay).add_((1 - self.config.alive_decay) * active.mean(1))
-
-
-@torch.no_grad()
-def own_attributions(model: ComponentModel, x: Tensor, rank: int) -> Tensor:
-    """`component_attributions` of each instance on its own part of x [S*B, ...] alone: [S, B, C]."""
-    found = output_gradients(model, x)
-    total = torch.zeros(())
-    for use in found.uses:
-        operation, V, U = model.operation(use.index), model.V[use.index], model.U[use.index]
-        inner = operation.inner(use.site_input, V)
-        rows = operation.positions(use.gradients.flatten(0, 1), 1)[0]
-        written = rows.reshape(len(use.gradients), len(V), -1, rows.shape[-1]) @ U.mT
-        product = written.view(-1, *inner.shape) * inner  # [D, S, B, *P, K]
-        slots = product.flatten(3, -2).sum(3) if product.ndim > 4 else product
-        total = total + slots.unflatten(-1, (-1, rank)).sum(-1)
-    return (total.square().sum(0) * found.weight).sqrt()
 
 
 def batch_top_k(attributions: Tensor, k: Tensor | float) -> Tensor:

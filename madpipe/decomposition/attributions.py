@@ -106,3 +106,19 @@ def component_attributions(model: ComponentModel, x: Tensor, rank: int) -> Tenso
     for i in range(len(model.sites)):
         total = total + slot_contributions(model, i, found).unflatten(-1, (-1, rank)).sum(-1)
     return (total.square().sum(1) * found.weight).sqrt()
+
+
+@torch.no_grad()
+def own_attributions(model: ComponentModel, x: Tensor, rank: int) -> Tensor:
+    """`component_attributions` of each instance on its own part of x [S*B, ...] alone: [S, B, C]."""
+    found = output_gradients(model, x)
+    total = torch.zeros(())
+    for use in found.uses:
+        operation, V, U = model.operation(use.index), model.V[use.index], model.U[use.index]
+        inner = operation.inner(use.site_input, V)
+        rows = operation.positions(use.gradients.flatten(0, 1), 1)[0]
+        written = rows.reshape(len(use.gradients), len(V), -1, rows.shape[-1]) @ U.mT
+        product = written.view(-1, *inner.shape) * inner  # [D, S, B, *P, K]
+        slots = product.flatten(3, -2).sum(3) if product.ndim > 4 else product
+        total = total + slots.unflatten(-1, (-1, rank)).sum(-1)
+    return (total.square().sum(0) * found.weight).sqrt()

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madpipe.decomposition.apd import batch_top_k, own_attributions
+from madpipe.decomposition.apd import batch_top_k
+from madpipe.decomposition.attributions import own_attributions
 from madpipe.decomposition.optimisation import draw_batch
 
 
