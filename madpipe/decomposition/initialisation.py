@@ -1,4 +1,4 @@
-"""Where slots start: near zero, reading only directions that trusted inputs excite, or at the target's weights."""
+"""Where slots start: near zero or at the weights, on directions that trusted inputs excite, or at given atoms."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from madpipe.components.masks import FixedWeights, InputMask, Masks
+from madpipe.components.masks import FixedWeights, InputMask, Masks, SiteMask
 from madpipe.components.model import ComponentModel
 from madpipe.components.sites import Site
 from madpipe.decomposition.attributions import OutputGradients, output_gradients
@@ -26,7 +26,7 @@ from madpipe.decomposition.losses import OutputMetric
 
 ROWS = 2000  # trusted rows on which it is seen when an atom is of use
 POOLS = 16  # random pools, of which the sum of fewest atoms is kept: one pool in two finds an atom too many
-PRICE = 1e-2  # of usage, against squared error relative to the weight's mean squared entry: breaks ties, no more
+PRICE = 1e-2  # of the squared sum of amounts times usage, against the squared error: breaks ties, no more
 USED = 0.05  # of an atom's largest attribution: above it, the atom is of use on that input
 JOINED = 0.7  # Jaccard index of two atoms' uses above which they are one mechanism
 NEGLIGIBLE = 0.1  # of the largest singular value of joined atoms
@@ -81,13 +81,15 @@ class _Usage:
 
     def __init__(self, model: ComponentModel, x: Tensor, metric: OutputMetric):
         self.model, self.x, self.metric = model, x, metric
+        self._indices = range(len(model.sites))
         self.gradients: OutputGradients = output_gradients(model, x)
         with torch.no_grad():
             self.clean = model.clean_forward(x).output
+            self.left_out = [self._divergence(i, FixedWeights(torch.zeros_like(model.delta(i)))) for i in self._indices]
 
     @torch.no_grad()
     def attributions(self, index: int, V: Tensor, U: Tensor) -> Tensor:
-        """sqrt(sum_d A_d^2) of atoms V [I, n], U [n, O] on each row: [N, n]."""
+        """sqrt(sum_d A_d^2) of atoms V [I, n], U [n, O] on each row: [N, n]; a direction at a time, to save memory."""
         total = torch.zeros(len(self.x), V.shape[1])
         uses = self.gradients.of(index)
         operation = self.model.operation(index)
@@ -111,17 +113,13 @@ class _Usage:
     @torch.no_grad()
     def unreproduced(self, index: int, V: Tensor, U: Tensor, used: Tensor) -> float:
         """Divergence of the pass with only used atoms at site `index`, over that without the site."""
-        kept = self._divergence(V, U, index, InputMask(used[None].to(V.dtype)))
-        none = self._divergence(V, U, index, FixedWeights(torch.zeros(1, V.shape[0], U.shape[1])))
-        return kept / max(none, 1e-30)
+        self.model.V[index].data, self.model.U[index].data = V[None], U[None]
+        kept = self._divergence(index, InputMask(used[None].to(V.dtype)))
+        return kept / max(self.left_out[index], 1e-30)
 
-    def _divergence(self, V: Tensor, U: Tensor, index: int, mask: InputMask | FixedWeights) -> float:
-        site = self.model.sites[index]
-        slots = [V.shape[1] if i == index else 1 for i in range(len(self.model.sites))]
-        model = ComponentModel(self.model.target, self.model.sites, slots)
-        model.V[index].data, model.U[index].data = V[None], U[None]
-        masks: Masks = {site.name: mask}
-        return float(self.metric.kl(self.clean, model.masked_forward(self.x, masks).output).mean())
+    def _divergence(self, index: int, mask: SiteMask) -> float:
+        masks: Masks = {self.model.sites[index].name: mask}
+        return float(self.metric.kl(self.clean, self.model.masked_forward(self.x, masks).output).mean())
 
 
 def _pool(model: ComponentModel, trusted: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -140,7 +138,7 @@ def _pool(model: ComponentModel, trusted: Tensor, generator: torch.Generator) ->
         identity = torch.eye(model.sites[i].d_in, dtype=use.site_input.dtype)[None]
         reads = operation.inner(use.site_input, identity)[0]
         writes = operation.positions(use.gradients[0], 1)[0]
-        reads, writes = reads.flatten(1, -2) if reads.ndim > 2 else reads[:, None], _with_positions(writes)
+        reads, writes = _with_positions(reads), _with_positions(writes)
         position = torch.randint(reads.shape[1], (len(reads),), generator=generator)
         rows = torch.arange(len(reads))
         reads, writes = reads[rows, position], writes[rows, position]
@@ -150,6 +148,7 @@ def _pool(model: ComponentModel, trusted: Tensor, generator: torch.Generator) ->
 
 
 def _with_positions(values: Tensor) -> Tensor:
+    """[n, *P, F] -> [n, positions, F], one position where there are none."""
     return values.flatten(1, -2) if values.ndim > 2 else values[:, None]
 
 
@@ -181,10 +180,10 @@ def _amounts(weight: Tensor, reads: Tensor, writes: Tensor, price: Tensor) -> Te
     gram = (r @ r.t()) * (w @ w.t()) + PRICE * torch.outer(price.double(), price.double())
     towards = ((r @ W) * w).sum(1)
     values, vectors = torch.linalg.eigh(gram)
-    roots = values.clamp(min=1e-10 * float(values[-1])).sqrt()
+    kept = values > 1e-10 * values[-1]  # rounding noise of the Gram matrix lies below
+    roots, vectors = values[kept].sqrt(), vectors[:, kept]
     matrix, wanted = roots[:, None] * vectors.t(), (vectors.t() @ towards) / roots
-    kept = values > 1e-10 * float(values[-1])
-    amounts, _ = nnls(matrix[kept].numpy(), wanted[kept].numpy(), maxiter=100 * len(r))
+    amounts, _ = nnls(matrix.numpy(), wanted.numpy(), maxiter=100 * len(r))
     return torch.from_numpy(amounts).to(weight.dtype)
 
 

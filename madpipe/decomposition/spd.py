@@ -75,7 +75,9 @@ class SPDConfig(MethodConfig):
     mask_shares: tuple[float, float, float] = (0.05, 0.9, 0.05)  # of batches: importances alone, alive set, stochastic
     stochastic_delta: bool = True  # the delta is masked too; False: left out, as where faithfulness holds it to zero
     routed_share: float = 0.5  # of stochastic batches, in which a random half of the sites runs clean
-    layerwise_coefficient: float = 0.0  # stochastic reconstruction with one site masked at a time (SPD eq. 6)
+    layerwise_coefficient: float = (
+        0.0  # stochastic reconstruction with one site masked at a time (SPD's layerwise term)
+    )
     alive_decay: float = 0.8  # per batch with importances, of the running maximum of each slot's importance
     alive_after: int = 100  # steps before the running maximum is trusted
     alive_threshold: float = 0.1

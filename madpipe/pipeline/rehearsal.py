@@ -32,12 +32,11 @@ def rehearse(source: Source, split: Split, start: Start, settings: Mapping[str, 
 
 
 def untrained(source: Source, method_class: type[Method], config: MethodConfig) -> Start:
-    """The start of a decomposition: one seed of it, which has the features of any other."""
+    """One seed of a decomposition before its start, which may be long: it has the features of any other."""
 
     def start(x: Tensor) -> Method:
         method = method_class(source.target.module, source.sites, config, len(method_class.variants(config)))
-        statistics = trusted_statistics(source.target.module, source.sites, x, source.target.output)
-        method.initialise(statistics, torch.Generator().manual_seed(0))
+        method.statistics = trusted_statistics(source.target.module, source.sites, x, source.target.output)
         return method
 
     return start
