@@ -2,7 +2,8 @@
 
     MadpipeError                     1  something failed that is nobody's typing mistake
     |-- TrackingError                1  the MLflow store cannot be reached, or refuses
-    |-- DivergedError                1  a loss became NaN or infinite
+    |-- DivergedError                1  a loss or a parameter became NaN or infinite
+    |-- OutOfTimeError               5  trainer.max_time is over: the same command continues
     |-- UsageError                   2  what was asked for cannot be meant
     |   |-- ConfigError              2  unknown or wrong key, value or combination in a config
     |   |-- UnknownNameError         2  no such method, extractor, detector, task, glob, column or key
@@ -32,6 +33,10 @@ class TrackingError(MadpipeError):
 
 class DivergedError(MadpipeError):
     pass
+
+
+class OutOfTimeError(MadpipeError):
+    exit_code = 5
 
 
 class UsageError(MadpipeError):

@@ -48,6 +48,7 @@ METHODS = Table(
     {
         "apd": "madpipe.decomposition.apd:APD",
         "spd": "madpipe.decomposition.spd:SPD",
+        "vpd": "madpipe.decomposition.vpd:VPD",
     },
 )
 

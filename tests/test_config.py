@@ -200,6 +200,30 @@ def test_a_time_limit_needs_no_quotes(load):
     assert load(TASK + "trainer: {max_time: 00:01:30:00}\n").trainer.max_time == "00:01:30:00"
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("devices: 0", "trainer.devices"),
+        ("devices: -2", "trainer.devices"),
+        ("num_nodes: 0", "trainer.num_nodes"),
+        ("strategy: fsdp", "trainer.strategy"),
+        ("precision: bf16-true", "trainer.precision"),
+        ("max_time: 90m", "trainer.max_time"),
+        ("accelerator: abacus", "trainer.accelerator"),
+    ],
+)
+def test_a_trainer_option_that_cannot_be_is_named(load, option: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        load(TASK + f"trainer: {{{option}}}\n")
+
+
+def test_trainer_options_stay_as_they_are_given(load):
+    given = {"accelerator": "auto", "devices": -1, "num_nodes": 2, "strategy": "ddp", "precision": "bf16-mixed"}
+    trainer = load(TASK + f"trainer: {given}\n").trainer
+    assert trainer.model_dump(include=set(given)) == given
+    assert trainer.several_processes
+
+
 def test_anchors_and_merge_keys_are_written_out(load):
     text = TASK + "patterns: {inputs: &p {pooling: mean}, reconstruction: {<<: *p, pooling: last}}\n"
     assert load(text).patterns == {"inputs": {"pooling": "mean"}, "reconstruction": {"pooling": "last"}}
@@ -280,7 +304,7 @@ def test_an_absent_file_is_told_by_its_name(tmp_path, name):
         ),
         (
             TASK + "scoring: {topp: 3}\n",
-            "scoring.topp: no such key. Did you mean 'top'? Known: batch_size, precision, top.",
+            "scoring.topp: no such key. Did you mean 'top'? Known: batch_size, precision, top, view.",
         ),
         (
             OWN.replace("trusted:", "trustd:"),
@@ -326,7 +350,14 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(complaint, text, lin
 
 def test_an_unknown_section_is_named_with_the_nearest_known_one(complaint):
     said = complaint(TASK + "detektors: {}\n")
-    assert said.startswith("detektors: no such key. Did you mean 'detectors'? Known: calibration, data,")
+    assert said.startswith("detektors: no such key. Did you mean 'detectors'? Known: calibration, clustering, data,")
+
+
+@pytest.mark.parametrize("asks", ["patterns: {attributions: {view: components}}", "scoring: {view: components}"])
+def test_a_components_view_without_clustering_is_refused(complaint, asks):
+    key = "patterns.attributions.view" if "patterns" in asks else "scoring.view"
+    said = complaint(f"{TASK}{asks}\nclustering: {{enabled: false}}\n")
+    assert said == f"'{key}: components' needs 'clustering.enabled: true'."
 
 
 def test_an_unknown_key_without_a_value_is_refused_too(complaint):
@@ -384,7 +415,10 @@ def test_an_unknown_plugin_is_named_with_its_key_and_the_nearest_one(complaint, 
             TASK + "detectors: {members: {a: {detector: knn, patterns: inputs, combine: false}}}\n",
             "detectors.members: at least one member with combine: true is needed.",
         ),
-        (TASK + "scoring: 5\n", "scoring: a section with keys among batch_size, precision, top is needed here, not 5."),
+        (
+            TASK + "scoring: 5\n",
+            "scoring: a section with keys among batch_size, precision, top, view is needed here, not 5.",
+        ),
         (TASK + "decomposition: [1]\n", "decomposition: a section is needed here, not [1]."),
         (
             TASK + "scoring: {precision: float}\n",

@@ -27,6 +27,7 @@ COLUMNS = {  # header -> key of a seed's document; those of known mechanisms are
     "ML2R": "ml2r",
     "L0": "l0",
     "alive": "alive",
+    "components": "components",
     "faithfulness": "faithfulness",
     "reconstruction": "reconstruction",
     "description length": "description_length",

@@ -33,6 +33,7 @@ Exit codes:
   2  wrong usage or config
   3  inputs were flagged (score --fail-if-flagged)
   4  content that does not fit (shapes, NaN, weights, too few rows, damaged files)
+  5  trainer.max_time is over; the same command continues
   130, 143  stopped by SIGINT, SIGTERM"""
 
 

@@ -3,11 +3,13 @@
 A site that a forward pass is given no mask for runs clean. m = 1 on every slot and delta = 1 is the clean weight.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from madpipe.components.pairs import ActivePairs
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,14 @@ class FixedWeights:
     matrices: Tensor
 
 
-SiteMask = SharedMask | InputMask | FixedWeights
+@dataclass(frozen=True)
+class ActiveMask:
+    """Active components alone: `pairs` of inputs and components, each of as many slots; a removed delta."""
+
+    pairs: ActivePairs
+
+
+SiteMask = SharedMask | InputMask | FixedWeights | ActiveMask
 Masks = Mapping[str, SiteMask]
 
 
@@ -43,4 +52,23 @@ def stochastic_mask(importance: Tensor, generator: torch.Generator) -> Tensor:
     r is drawn where `generator` lives, so that a CPU generator gives every device the same draws.
     """
     r = torch.rand(importance.shape, generator=generator, device=generator.device, dtype=importance.dtype)
-    return importance + (1 - importance) * r.to(importance.device)
+    return mask_from_source(importance, r.to(importance.device))
+
+
+def mask_from_source(importance: Tensor, source: Tensor) -> Tensor:
+    """m = g + (1 - g) r for a source r in [0, 1] of any origin."""
+    return importance + (1 - importance) * source
+
+
+def uniform_subsets(sites: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Bool [sites, *shape]: at each place k ~ U{1, ..., sites}, then a random subset of k sites (VPD's routing)."""
+    k = torch.randint(1, sites + 1, tuple(shape), generator=generator)
+    ranks = torch.rand(sites, *shape, generator=generator).argsort(0).argsort(0)
+    return ranks < k
+
+
+def clean_elsewhere(mask: InputMask, here: Tensor) -> InputMask:
+    """`mask` on the inputs where `here` [S, B] is true; on all others one everywhere, which is the clean weight."""
+    delta = torch.zeros_like(here, dtype=mask.slots.dtype) if mask.delta is None else mask.delta
+    wide = here.view(*here.shape, *[1] * (mask.slots.ndim - 2))
+    return InputMask(torch.where(wide, mask.slots, 1.0), torch.where(here, delta, 1.0))

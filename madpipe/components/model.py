@@ -17,7 +17,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from madpipe.components.layers import SiteOperation, site_operation, weight_matrix
-from madpipe.components.masks import FixedWeights, InputMask, Masks, SharedMask, SiteMask
+from madpipe.components.masks import ActiveMask, FixedWeights, InputMask, Masks, SharedMask, SiteMask
+from madpipe.components.pairs import written_by_pairs
 from madpipe.components.sites import Site
 from madpipe.errors import ShapeError, UnknownNameError
 
@@ -154,6 +155,8 @@ class ComponentModel(nn.Module):
                 return operation.apply_weights(x, matrices)
             case SharedMask(slots, delta):
                 return operation.apply_weights(x, self.masked_weight(index, slots, delta))
+            case ActiveMask(pairs):
+                return written_by_pairs(operation, x, V, U, pairs)
             case InputMask(slots, delta):
                 inner = operation.inner(x, V)
                 slots = _over_positions(slots, inner)

@@ -58,6 +58,21 @@ class TakenDecomposition(Section):
     select: Annotated[int, Field(ge=0)] | None = None
 
 
+class ClusteringConfig(Section):
+    """How subcomponents become components; of no concern to methods whose components span sites.
+
+    alpha: the larger, the finer the clusters. threshold: importance above which a subcomponent is active. restarts:
+    random paths tried beside the greedy one. rows: how many of the fit rows are looked at. Without `enabled` there is
+    no components view.
+    """
+
+    enabled: bool = True
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    restarts: Annotated[int, Field(ge=0)] = 0
+    rows: Count = 10_000
+
+
 class MemberConfig(Section):
     """One detector on the features of one extractor that match any of the globs in `features`.
 
@@ -99,11 +114,12 @@ class CalibrationConfig(Section):
 
 
 class ScoringConfig(Section):
-    """`top`: how many components are named for each input."""
+    """`top`: how many parts are named for each input. `view`: whether these are subcomponents or components."""
 
     batch_size: Count = 1024
     precision: Literal["float64", "float32"] = "float64"
     top: Annotated[int, Field(ge=0)] = 3
+    view: Literal["subcomponents", "components"] = "subcomponents"
 
 
 class TrackingConfig(Section):
@@ -118,15 +134,35 @@ class TrackingConfig(Section):
 
 
 class TrainerConfig(Section):
-    """Lightning's own words, handed to its Trainer; `devices: -1` takes all, `max_time` is "DD:HH:MM:SS"."""
+    """Lightning's own words for where and how long a decomposition trains.
+
+    devices: -1 takes all. num_nodes: the same command on every node, with NODE_RANK, MASTER_ADDR and MASTER_PORT set,
+    and -o on a file system that all of them see. strategy: `ddp` gives every process (devices times num_nodes) an equal
+    share of each batch, and ends at the result of one process up to rounding; `auto` is ddp where there are several.
+    precision: `bf16-mixed` runs passes in bfloat16; parameters, the optimiser's state and the target's clean pass stay
+    float32. max_time: DD:HH:MM:SS for each fold's training; then a checkpoint is written and the command ends with exit
+    code 5, to be continued by the same command.
+    """
 
     accelerator: Literal["cpu", "cuda", "gpu", "mps", "tpu", "auto"] = "cpu"
     devices: Annotated[int, Field(ge=-1)] = 1
     num_nodes: Count = 1
-    strategy: str = "auto"
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"  # parameters stay float32
+    strategy: Literal["auto", "ddp"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     max_time: Annotated[str, Field(pattern=r"^\d{2}:\d{2}:\d{2}:\d{2}$")] | None = None
     enable_progress_bar: bool = True
+
+    @property
+    def several_processes(self) -> bool:
+        """Whether there may be more than one; `devices: -1` is known only once they are counted."""
+        return self.devices != 1 or self.num_nodes > 1
+
+    @field_validator("devices")
+    @classmethod
+    def _there_is_a_device(cls, devices: int) -> int:
+        if devices == 0:
+            raise ValueError("should be at least 1, or -1 for all, and is 0.")
+        return devices
 
 
 class PipelineConfig(Section):
@@ -139,6 +175,7 @@ class PipelineConfig(Section):
     data: DataConfig | None = None
     task: dict[str, Any] | None = None
     decomposition: dict[str, Any] = Field(default={}, validate_default=True)
+    clustering: ClusteringConfig = ClusteringConfig()
     patterns: dict[str, dict[str, Any]] = Field(default_factory=dict)
     detectors: DetectorsConfig = DetectorsConfig()
     calibration: CalibrationConfig = CalibrationConfig()
@@ -180,6 +217,16 @@ class PipelineConfig(Section):
     def _members_bring_their_extractors(self) -> Self:
         for member in self.detectors.members.values():
             self.patterns.setdefault(member.patterns, {})
+        return self
+
+    @model_validator(mode="after")
+    def _a_components_view_needs_clustering(self) -> Self:
+        if self.clustering.enabled:
+            return self
+        views = {f"patterns.{name}.view": options.get("view") for name, options in self.patterns.items()}
+        for key, view in (views | {"scoring.view": self.scoring.view}).items():
+            if view == "components":
+                raise ValueError(f"'{key}: components' needs 'clustering.enabled: true'.")
         return self
 
 

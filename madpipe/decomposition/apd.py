@@ -2,60 +2,42 @@
 
 A component owns m slots at each site and is on or off everywhere at once. Three losses: faithfulness (sum of all
 components = W), minimality (the batch's k*B most attributed components reproduce the output), simplicity (factorised
-Schatten-p of active components). Attributions are closed-form and carry no gradient, as in the paper. Differences: a
-share of batches uses the alive set instead of the top k, so that the explained output is trained too; a new input's
-components are switched on by a threshold on attributions, learned from trusted data, since a batch's top k would
-make a row depend on its batch. Two starts: `random` is the paper's; `sparse` begins at few rank-one atoms a site
+Schatten-p of active components). Attributions carry no gradient, as in the paper; but where they are priced in place of
+the top k (`selection: lp`, the paper's other variant) they do, and they weigh simplicity. Differences: a share of
+batches uses the alive set instead of the top k, so that the explained output is trained too; a new input's components
+are switched on by a threshold on attributions, learned from trusted data, since a batch's top k would make a row
+depend on its batch. Two starts: `random` is the paper's; `sparse` begins at few rank-one atoms a site
 (sparse_start.py), those of use on the same trusted inputs in one component, and finds top_k by itself.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar
 
 import torch
-from pydantic import model_validator
 from torch import Tensor, nn
 
-from madpipe.components.masks import InputMask, SharedMask, SiteMask
+from madpipe.components.masks import ActiveMask, InputMask, SharedMask, SiteMask
 from madpipe.components.model import Forward
+from madpipe.components.pairs import active_pairs
 from madpipe.components.sites import Site
-from madpipe.decomposition.attributions import component_attributions, own_attributions
+from madpipe.decomposition.active_components import batch_top_k, threshold_of, top_k
+from madpipe.decomposition.apd_config import APDConfig
+from madpipe.decomposition.component_attributions import (
+    component_attributions,
+    own_attributions,
+    squared_attributions,
+)
 from madpipe.decomposition.initialisation import grouped_by_use, start_at_groups
 from madpipe.decomposition.losses import faithfulness, hidden_reconstruction, schatten
 from madpipe.decomposition.method import Batch, Method, MethodConfig, TrustedStatistics
+from madpipe.decomposition.processes import rows_of_all
 from madpipe.decomposition.sparse_start import USED, sparse_forms
+from madpipe.errors import ContentError
 
 ROWS = 2000  # trusted inputs on which a sparse start's components are counted
-
-
-class APDConfig(MethodConfig):
-    """components C and rank m; top_k: components active per input, on average over a batch.
-
-    Coefficients and p follow the paper's resid_mlp and TMS runs (table 1), normalised: faithfulness is relative to the
-    mean squared weight, simplicity to the target's own Schatten energy.
-    """
-
-    steps: int = 1500
-    learning_rate: float = 3e-3
-    start: Literal["random", "sparse"] = "random"
-    components: int | None = 32  # None: clip(8 * largest rank of a site, 20, 256)
-    rank: int = 4
-    top_k: float | None = 8.0  # None: how many components of a sparse start are of use per trusted input
-    faithfulness_coefficient: float = 1.0
-    minimality_coefficient: float = 1.0
-    hidden_coefficient: float = 0.1
-    simplicity_coefficient: float = 0.1
-    schatten_exponent: float = 0.9
-    initial_scale: float = 0.1  # |sum of components| at the start, relative to |W|
-    alive_share: float = 0.25
-    alive_after: int = 100  # steps before the running frequency is trusted
-    alive_decay: float = 0.98
-
-    @model_validator(mode="after")
-    def _a_random_start_needs_top_k(self) -> Self:
-        if self.top_k is None and self.start == "random":
-            raise ValueError("top_k is null, which a random start cannot find out; set it, or start: sparse.")
-        return self
+TERMS = ("faithfulness", "minimality", "hidden", "simplicity")
+TINY = 1e-16  # added to squared attributions, for a gradient finite at 0
+DENSE = 0.25  # of a batch: where a component is active on more, all slots are computed for all inputs
 
 
 class APD(Method):
@@ -72,6 +54,11 @@ class APD(Method):
 
     def __init__(self, target: nn.Module, sites: Sequence[Site], config: APDConfig, instances: int):
         self.components = config.components or min(max(8 * max(site.rank for site in sites), 20), 256)
+        if config.top_k is not None and config.top_k > self.components:
+            raise ContentError(
+                f"decomposition.top_k: {config.top_k:g} is more than the {self.components} components that the sizes "
+                "of the target's sites give; lower it, or set decomposition.components."
+            )
         super().__init__(target, sites, config, instances)
         self._spectra: dict[int, float] = {}  # sum of singular values^p of each site's weight
         self.register_buffer("recent", torch.ones(instances, self.components))
@@ -136,63 +123,111 @@ class APD(Method):
 
     def attributions(self, x: Tensor) -> Tensor:
         """[S, B, C] of x [B, ...], at the target's own weights."""
-        return component_attributions(self.model, x, self.config.rank)
+        return component_attributions(self.model, x, self.config.rank, self.config.how)
 
     def activity(self, clean: Forward, x: Tensor) -> dict[str, Tensor]:
-        """One where a component's attribution passes the threshold, on all its slots."""
-        on = (self.attributions(x) > self.threshold[:, None, None]).to(x.dtype)
+        """One where a component's attribution passes the threshold, or is among the input's top k, on all its slots."""
+        attributions = self.attributions(x)
+        if self.config.selection == "top_k":
+            on = top_k(attributions, int(self.top_k[0])).to(x.dtype)
+        else:
+            on = (attributions > self.threshold[:, None, None]).to(x.dtype)
         return {site.name: self._on_slots(on) for site in self.model.sites}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        config = self.config
-        active = batch_top_k(own_attributions(self.model, batch.x, config.rank), self.top_k)
-        self._remember(active)
-        use_alive = float(torch.rand((), generator=batch.generator)) < config.alive_share
+        terms = self._priced(batch) if self.config.selection == "lp" else self._selected(batch)
+        terms["faithfulness"] = self._faithfulness()
+        total = torch.zeros_like(terms["faithfulness"])
+        for name in TERMS:
+            total = total + self._coefficient(name, batch.progress) * terms[name]
+        return {"total": total} | {name: terms[name] for name in TERMS}
+
+    def _coefficient(self, term: str, progress: float) -> float:
+        """As set; but simplicity's falls to 0 on the last steps, where asked: it shrinks what it no longer sorts."""
+        coefficient: float = getattr(self.config, f"{term}_coefficient")
+        if term == "simplicity" and self.config.simplicity_anneal:
+            return coefficient * min(1.0, (1 - progress) / self.config.simplicity_anneal)
+        return coefficient
+
+    def _selected(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms of a pass with the attributed components alone (or the alive set)."""
+        own = rows_of_all(own_attributions(self.model, batch.x, self.config.rank, self.config.how))
+        exact = self.config.selection == "top_k"
+        whole = top_k(own, int(self.top_k[0])) if exact else batch_top_k(own, self.top_k)
+        self._remember(whole)
+        active = batch.share.of(whole)
+        use_alive = float(torch.rand((), generator=batch.generator)) < self.config.alive_share
         masked = self.model.masked_forward(batch.x, self._alive_masks_now() if use_alive else self._input_masks(active))
-        statistics = self.statistics
-        minimality = statistics.metric.reconstruction(batch.clean.output, masked.output)
-        variances = dict(statistics.hidden_variances)
-        hidden = hidden_reconstruction(dict(batch.clean.site_inputs), dict(masked.site_inputs), variances)
-        weights = [self.model.weight(i) for i in range(len(self.model.sites))]
-        scale = sum(float(w.square().sum()) for w in weights) / sum(w.numel() for w in weights)
-        faithful = faithfulness([self.model.delta(i) for i in range(len(weights))]) / scale
-        simplicity = torch.stack([self._simplicity(i, active) for i in range(len(weights))]).mean(0)
-        total = config.faithfulness_coefficient * faithful + config.minimality_coefficient * minimality
-        total = total + config.hidden_coefficient * hidden + config.simplicity_coefficient * simplicity
         return {
-            "total": total,
-            "faithfulness": faithful,
-            "minimality": minimality,
-            "hidden": hidden,
-            "simplicity": simplicity,
+            "minimality": self.statistics.metric.reconstruction(batch.clean.output, masked.output),
+            "hidden": self._hidden(batch, masked),
+            "simplicity": self._simplicity(active),
         }
+
+    def _priced(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms of a pass with every component, its attributions priced: (A^2 / sigma^2 + tiny)^(p/2).
+
+        The same price weighs a component's singular values: of a Schatten exponent q it counts to the power q/2.
+        """
+        squares = squared_attributions(self.model, batch.x, self.config.rank, self.config.how, own=True)
+        prices = (squares / self.statistics.metric.variance + TINY).pow(self.config.lp_exponent / 2)
+        everything = self.model.masked_forward(batch.x, self.all_slots_masks())
+        return {
+            "minimality": prices.sum(2).mean(1),
+            "hidden": self._hidden(batch, everything),
+            "simplicity": self._simplicity(prices.pow(self.config.schatten_exponent / 2)),
+        }
+
+    def _hidden(self, batch: Batch, masked: Forward) -> Tensor:
+        variances = dict(self.statistics.hidden_variances)
+        hidden = hidden_reconstruction(dict(batch.clean.site_inputs), dict(masked.site_inputs), variances)
+        return hidden.expand(self.model.instances)
+
+    def _faithfulness(self) -> Tensor:
+        indices = range(len(self.model.sites))
+        weights = [self.model.weight(i) for i in indices]
+        scale = sum(float(w.square().sum()) for w in weights) / sum(w.numel() for w in weights)
+        return faithfulness([self.model.delta(i) for i in indices]) / scale
 
     def after_step(self, step: int) -> None:
         self.steps_done.fill_(step + 1)
 
     @torch.no_grad()
     def settle(self, chunks: Sequence[Tensor], threshold: float = 0.1) -> None:
-        """Set the threshold that `top_k` components per trusted input pass on average, then the alive sets."""
-        attributions = torch.cat([self.attributions(x) for x in chunks], 1)
-        values = attributions.flatten(1).float()[:, :1_000_000]
-        for s, share in enumerate((self.top_k / self.components).clamp(max=1.0).tolist()):
-            self.threshold[s] = torch.quantile(values[s], 1 - share)
+        """Set the threshold, then the alive sets.
+
+        `top_k` components per trusted input pass it on average; where that is not known, those above 5 % of the most.
+        """
+        if self.config.selection != "top_k":
+            attributions = torch.cat([self.attributions(x) for x in chunks], 1)
+            for s, k in enumerate(self.top_k.tolist()):
+                self.threshold[s] = threshold_of(attributions[s], k) if k else USED * attributions[s].max()
         super().settle(chunks, threshold)
 
-    def _simplicity(self, index: int, active: Tensor) -> Tensor:
-        """Schatten energy of active components over that of the whole weight: [S]."""
-        exponent = self.config.schatten_exponent
+    def _simplicity(self, active: Tensor) -> Tensor:
+        """Schatten energy of active components [S, B, C] over that of the whole weight, mean over sites: [S]."""
+        exponent, model = self.config.schatten_exponent, self.model
+        energies = [
+            schatten(model.U[i], model.V[i], active, exponent) / self._spectrum(i) for i in range(len(model.sites))
+        ]
+        return torch.stack(energies).mean(0)
+
+    def _spectrum(self, index: int) -> float:
+        """Schatten energy of the weight of site `index`."""
         if index not in self._spectra:
-            spectrum = torch.linalg.svdvals(self.model.weight(index))
-            self._spectra[index] = max(float(spectrum.pow(exponent).sum()), 1e-6)  # a weight of zeros has none
-        return schatten(self.model.U[index], self.model.V[index], active, exponent) / self._spectra[index]
+            values = torch.linalg.svdvals(self.model.weight(index))
+            self._spectra[index] = max(float(values.pow(self.config.schatten_exponent).sum()), 1e-6)  # of zeros, none
+        return self._spectra[index]
 
     def _on_slots(self, components: Tensor) -> Tensor:
         return components.repeat_interleave(self.config.rank, dim=-1)
 
     def _input_masks(self, active: Tensor) -> dict[str, SiteMask]:
-        slots = self._on_slots(active)
-        return {site.name: InputMask(slots) for site in self.model.sites}
+        """The active pairs alone where they are few; a convolution would run once for each component."""
+        pairs = active_pairs(active)
+        few = pairs.densest <= DENSE * active.shape[1]
+        slots = InputMask(self._on_slots(active))
+        return {site.name: ActiveMask(pairs) if few and site.kind == "linear" else slots for site in self.model.sites}
 
     def _alive_masks_now(self) -> dict[str, SiteMask]:
         early = int(self.steps_done) < self.config.alive_after
@@ -203,16 +238,3 @@ class APD(Method):
     def _remember(self, active: Tensor) -> None:
         """Running share of inputs on which each component is active."""
         self.recent.mul_(self.config.alive_decay).add_((1 - self.config.alive_decay) * active.mean(1))
-
-
-def batch_top_k(attributions: Tensor, k: Tensor | float) -> Tensor:
-    """The k*B largest (input, component) pairs of each instance's batch as a 0/1 mask: [S, B, C] -> [S, B, C].
-
-    `k` is one for all instances, or [S].
-    """
-    S, B, C = attributions.shape
-    counts = (torch.as_tensor(k, dtype=torch.double).cpu() * B).long().clamp(1, B * C).expand(S)
-    flat = attributions.flatten(1)
-    chosen = flat.topk(int(counts.max()), dim=1).indices
-    kept = torch.arange(chosen.shape[1]) < counts[:, None]
-    return torch.zeros_like(flat).scatter_(1, chosen, kept.to(flat)).view(S, B, C)

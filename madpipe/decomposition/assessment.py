@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from madpipe.decomposition.method import Method
@@ -12,7 +13,17 @@ from madpipe.decomposition.recovery import recovery
 from madpipe.decomposition.selection import description_length
 
 RENAMED = {"reconstruction_importance": "reconstruction"}  # in a document
-COUNTS = ("alive", "matched", "mechanisms", "spare", "block_parts")
+COUNTS = (
+    "alive",
+    "components",
+    "matched",
+    "mechanisms",
+    "spare",
+    "block_parts",
+    "features",
+    "features_found",
+    "block_rank",
+)
 
 
 @dataclass(frozen=True)
@@ -35,23 +46,39 @@ class Assessment:
 
 
 def assess(method: Method, chunks: Sequence[Tensor], mechanisms: Mapping[str, Any] | None) -> list[Assessment]:
-    """One per seed: `quality` on rows in chunks [B, ...]; where `mechanisms` are known, what is recovered of them."""
+    """One per seed: `quality` on rows in chunks [B, ...], and how many components are alive; where `mechanisms` are
+    known, what is recovered of them.
+    """
     names = method.variant_names
-    found = recovery(method, mechanisms) if mechanisms is not None and comparable(mechanisms) else []
+    found = recovery(method, mechanisms) if mechanisms is not None and comparable(mechanisms, method) else []
     result = []
     for seed, figures in enumerate(quality_by_seed(method, chunks)):
         by_variant = {}
         for v, name in enumerate(names):
-            known = found[seed * len(names) + v].figures() if found else {}
+            instance = seed * len(names) + v
+            known = found[instance].figures() if found else {}
+            if method.has_components:
+                known["components"] = float(alive_components(method, instance))
             own = {key.removesuffix(f"/{name}"): value for key, value in figures.items() if key.endswith(f"/{name}")}
             by_variant[name] = known | own
         result.append(Assessment(seed, description_length(method, figures), by_variant))
     return result
 
 
-def comparable(mechanisms: Any) -> bool:
-    """Whether they are of the form that components can be compared with (tasks/without_anomalies.py)."""
-    return isinstance(mechanisms, Mapping) and ("parts" in mechanisms or "blocks" in mechanisms)
+def comparable(mechanisms: Any, method: Method) -> bool:
+    """Whether they are of a form that components can be compared with (tasks/without_anomalies.py); functions span
+    sites, so that where subcomponents are not grouped nothing can be compared with them.
+    """
+    if not isinstance(mechanisms, Mapping):
+        return False
+    return "parts" in mechanisms or "blocks" in mechanisms or ("functions" in mechanisms and method.has_components)
+
+
+def alive_components(method: Method, instance: int) -> int:
+    """Components of which some slot is alive."""
+    view = method.component_views()[instance]
+    labels = [view.labels[site.name][method.alive(i)[instance].cpu()] for i, site in enumerate(method.model.sites)]
+    return len(torch.cat(labels).unique())
 
 
 def _by_site(figures: Mapping[str, float]) -> dict[str, Any]:

@@ -6,12 +6,14 @@ sites and positions, add up before squaring. One batched backward pass gives all
 where they are many: E[(v^T J P)^2] = |J P|^2 for v ~ N(0, I). No [B, C, O, I] tensor is built.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from madpipe.components.model import ComponentModel
+from madpipe.decomposition.component_view import ComponentView
 
 MOST_OUTPUTS = 16  # above this, as many random projections stand for all outputs
 
@@ -37,10 +39,18 @@ class OutputGradients:
         return [use for use in self.uses if use.index == index]
 
 
-def output_gradients(model: ComponentModel, x: Tensor, mixes: torch.Generator | None = None) -> OutputGradients:
-    """Gradients of the clean outputs of x [B, ...] with respect to what every site writes; zero where none depends.
+def output_gradients(
+    model: ComponentModel,
+    x: Tensor,
+    mixes: torch.Generator | None = None,
+    *,
+    scale: float = 1.0,
+    exact: bool = False,
+) -> OutputGradients:
+    """Gradients of the outputs of x [B, ...] with respect to what every site writes; zero where none depends.
 
-    With `mixes`, of one random mix of outputs for each input instead (D = 1).
+    The sites' weights are `scale` times the target's. With `mixes`, of one random mix of outputs for each input instead
+    (D = 1). `exact`: of every output, however many there are.
     """
     reads: list[tuple[int, Tensor]] = []
     leaves: list[Tensor] = []
@@ -48,15 +58,15 @@ def output_gradients(model: ComponentModel, x: Tensor, mixes: torch.Generator | 
     def perturb(index: int, site_input: Tensor, y: Tensor) -> Tensor:
         reads.append((index, site_input.detach()))
         leaves.append(torch.zeros_like(y, requires_grad=True))
-        return y + leaves[-1]
+        return y * scale + leaves[-1] if scale != 1 else y + leaves[-1]
 
     with torch.enable_grad():
         output = model.perturbed_forward(x, perturb).output[0].flatten(1)
-        directions = torch.randn(1, *output.shape, generator=mixes) if mixes else _directions(output)
+        directions = torch.randn(1, *output.shape, generator=mixes) if mixes else _directions(output, exact)
         wanted = directions if mixes else directions[:, None, :].expand(-1, len(output), -1)
         gradients = torch.autograd.grad(output, leaves, wanted, is_grads_batched=True, allow_unused=True)
-    exact = len(directions) == output.shape[1]
-    weight = 1.0 / output.shape[1] if exact else 1.0 / (output.shape[1] * len(directions))
+    every = len(directions) == output.shape[1]
+    weight = 1.0 / output.shape[1] if every else 1.0 / (output.shape[1] * len(directions))
     uses = (
         SiteUse(index, read, leaf.new_zeros(len(directions), *leaf.shape) if gradient is None else gradient)
         for (index, read), leaf, gradient in zip(reads, leaves, gradients, strict=True)
@@ -64,10 +74,10 @@ def output_gradients(model: ComponentModel, x: Tensor, mixes: torch.Generator | 
     return OutputGradients(tuple(uses), weight)
 
 
-def _directions(output: Tensor) -> Tensor:
+def _directions(output: Tensor, exact: bool = False) -> Tensor:
     """Rows to project the outputs on: unit vectors, or where outputs are many a Gaussian sample, always the same."""
     count = output.shape[1]
-    if count <= MOST_OUTPUTS:
+    if exact or count <= MOST_OUTPUTS:
         return torch.eye(count, dtype=output.dtype, device=output.device)
     generator = torch.Generator().manual_seed(0)
     return torch.randn(MOST_OUTPUTS, count, generator=generator).to(output)
@@ -99,26 +109,9 @@ def slot_attributions(model: ComponentModel, x: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def component_attributions(model: ComponentModel, x: Tensor, rank: int) -> Tensor:
-    """sqrt(mean_o (sum over sites and slots A_{o,c,m})^2), [S, B, C], of components of `rank` slots at every site."""
+def view_attributions(model: ComponentModel, x: Tensor, views: Sequence[ComponentView]) -> list[Tensor]:
+    """sqrt(mean_o (sum over a component's slots A_{o,k})^2), non-negative, of each instance's view: [B, G]."""
     found = output_gradients(model, x)
-    total = torch.zeros(())
-    for i in range(len(model.sites)):
-        total = total + slot_contributions(model, i, found).unflatten(-1, (-1, rank)).sum(-1)
-    return (total.square().sum(1) * found.weight).sqrt()
-
-
-@torch.no_grad()
-def own_attributions(model: ComponentModel, x: Tensor, rank: int) -> Tensor:
-    """`component_attributions` of each instance on its own part of x [S*B, ...] alone: [S, B, C]."""
-    found = output_gradients(model, x)
-    total = torch.zeros(())
-    for use in found.uses:
-        operation, V, U = model.operation(use.index), model.V[use.index], model.U[use.index]
-        inner = operation.inner(use.site_input, V)
-        rows = operation.positions(use.gradients.flatten(0, 1), 1)[0]
-        written = rows.reshape(len(use.gradients), len(V), -1, rows.shape[-1]) @ U.mT
-        product = written.view(-1, *inner.shape) * inner  # [D, S, B, *P, K]
-        slots = product.flatten(3, -2).sum(3) if product.ndim > 4 else product
-        total = total + slots.unflatten(-1, (-1, rank)).sum(-1)
-    return (total.square().sum(0) * found.weight).sqrt()
+    slots = {site.name: slot_contributions(model, i, found) for i, site in enumerate(model.sites)}
+    totals = [view.total({site: value[s] for site, value in slots.items()}) for s, view in enumerate(views)]
+    return [(total.square().sum(0) * found.weight).sqrt() for total in totals]

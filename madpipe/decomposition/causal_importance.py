@@ -1,10 +1,12 @@
 """Causal importance: how far a slot may not be ablated on this input, predicted from what the site reads.
 
 `site`: one small MLP per site on the site's whole RMS-normalised input, at each position. `slot`: one per slot on its
-inner activation, as in SPD (arXiv 2506.20790, section 2.3 and appendix A). Leaky-hard sigmoids on top.
+inner activation, as in SPD (arXiv 2506.20790, section 2.3 and appendix A). `shared`: one MLP over the inputs of all
+sites, as in VPD, whose function is a transformer. Leaky-hard sigmoids on top.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional
 
 from madpipe.components.layers import SiteOperation
 from madpipe.components.sites import Site
+from madpipe.decomposition.scalar_networks import scalar_networks
 
 LEAK = 0.01  # slope outside [0, 1], SPD section 2.3
 
@@ -44,11 +47,14 @@ def upper_leaky_hard_sigmoid(x: Tensor) -> Tensor:
 
 
 class SiteImportance(nn.Module):
-    """RMS-normalise -> Linear(I, hidden) -> GELU -> Linear(hidden, K), with a leading axis of S instances."""
+    """RMS-normalise -> Linear(I, hidden) -> GELU -> Linear(hidden, K), with a leading axis of S instances.
 
-    def __init__(self, site: Site, slots: int, instances: int, hidden: int):
+    `fan_in`: how many inputs a hidden unit reads in all, where it reads those of other sites too; I by default.
+    """
+
+    def __init__(self, site: Site, slots: int, instances: int, hidden: int, fan_in: int | None = None):
         super().__init__()
-        self.d_in = site.d_in
+        self.d_in, self.fan_in = site.d_in, fan_in or site.d_in
         self.read = nn.Parameter(torch.zeros(instances, site.d_in, hidden))
         self.read_bias = nn.Parameter(torch.zeros(instances, 1, hidden))
         self.write = nn.Parameter(torch.zeros(instances, hidden, slots))
@@ -57,17 +63,23 @@ class SiteImportance(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Kaiming-normal reading, fan-in writing; the output bias stays at 0.5, halfway between off and on."""
         with torch.no_grad():
-            self.read.normal_(generator=generator).mul_(math.sqrt(2 / self.read.shape[1]))
+            self.read.normal_(generator=generator).mul_(math.sqrt(2 / self.fan_in))
             self.write.normal_(generator=generator).mul_(1 / math.sqrt(self.write.shape[1]))
 
     def forward(self, x: Tensor, operation: SiteOperation, V: Tensor) -> Tensor:
         """Site input [S*B, ...] -> pre-sigmoid importances [S, B, *P, K]; `V` is not read."""
+        return self.write_slots(self.read_site(x, operation))
+
+    def read_site(self, x: Tensor, operation: SiteOperation) -> Tensor:
+        """Site input [S*B, ...] -> what hidden units read of it, [S, B, *P, hidden]."""
         energy = operation.inner(x.square(), x.new_ones(self.read.shape[0], self.d_in, 1)) / self.d_in
-        hidden = operation.inner(x, self.read) * torch.rsqrt(energy + 1e-6)
-        positions = hidden.shape[2:-1]
-        flat = functional.gelu(hidden.flatten(1, -2) + self.read_bias)
+        return operation.inner(x, self.read) * torch.rsqrt(energy + 1e-6)
+
+    def write_slots(self, read: Tensor) -> Tensor:
+        """What hidden units read [S, B, *P, hidden] -> pre-sigmoid importances [S, B, *P, K]."""
+        flat = functional.gelu(read.flatten(1, -2) + self.read_bias)
         logits = flat @ self.write + self.bias
-        return logits.view(*hidden.shape[:2], *positions, -1)
+        return logits.view(*read.shape[:-1], -1)
 
 
 class SlotImportance(nn.Module):
@@ -92,14 +104,59 @@ class SlotImportance(nn.Module):
     def forward(self, x: Tensor, operation: SiteOperation, V: Tensor) -> Tensor:
         """Site input [S*B, ...] and V [S, I, K] -> pre-sigmoid importances [S, B, *P, K]."""
         inner = operation.inner(x, V)
-        z = inner.flatten(1, -2)[..., None]
-        hidden = functional.gelu(z * self.read[:, None] + self.read_bias[:, None])
-        logits = (hidden * self.write[:, None]).sum(-1) + self.bias
+        z = inner.flatten(1, -2).mT.flatten(0, 1)
+        weights = (self.read.flatten(0, 1), self.read_bias.flatten(0, 1), self.write.flatten(0, 1))
+        logits = scalar_networks(z, *weights).unflatten(0, (-1, inner.shape[-1])).mT.contiguous() + self.bias
         return logits.view(inner.shape)
 
 
-ImportanceFunction = Literal["site", "slot"]
-IMPORTANCE_FUNCTIONS: dict[ImportanceFunction, type[SiteImportance] | type[SlotImportance]] = {
-    "site": SiteImportance,
-    "slot": SlotImportance,
-}
+class ImportanceFunctions(nn.ModuleList):
+    """One function per site, each of what its own site reads."""
+
+    def forward(self, xs: Sequence[Tensor], operations: Sequence[SiteOperation], Vs: Sequence[Tensor]) -> list[Tensor]:
+        """Site inputs [S*B, ...] -> pre-sigmoid importances [S, B, *P, K], in the order of the sites."""
+        return [function(x, operation, V) for function, x, operation, V in zip(self, xs, operations, Vs, strict=True)]
+
+
+class SharedImportance(ImportanceFunctions):
+    """One MLP over all sites: Linear(sum I, hidden) on their normalised inputs -> GELU -> Linear(hidden, sum K).
+
+    It is held as its parts at each site (SiteImportance), the hidden units' bias being each site's own. At a position,
+    a site of the same positions is read there, and one of other positions on average; a site without positions is the
+    same everywhere. Unlike the transformer of VPD it has one hidden layer, and no attention between positions.
+    """
+
+    def forward(self, xs: Sequence[Tensor], operations: Sequence[SiteOperation], Vs: Sequence[Tensor]) -> list[Tensor]:
+        parts = [function for function in self if isinstance(function, SiteImportance)]
+        reads = [part.read_site(x, operation) for part, x, operation in zip(parts, xs, operations, strict=True)]
+        sums = {shape: _all_seen_from(shape, reads) for shape in {read.shape for read in reads}}
+        return [part.write_slots(sums[own.shape]) for part, own in zip(parts, reads, strict=True)]
+
+
+def _all_seen_from(shape: torch.Size, reads: Sequence[Tensor]) -> Tensor:
+    """The sum of `reads` [S, B, *Q, hidden] at positions of `shape` [S, B, *P, hidden], or of their means."""
+    total = torch.zeros(shape, dtype=reads[0].dtype, device=reads[0].device)
+    for read in reads:
+        if read.shape != shape:
+            pooled = read.flatten(2, -2).mean(2) if read.ndim > 3 else read
+            read = pooled.view(*shape[:2], *[1] * (len(shape) - 3), shape[-1])
+        total = total + read
+    return total
+
+
+ImportanceFunction = Literal["site", "slot", "shared"]
+
+
+def importance_functions(
+    kind: ImportanceFunction, sites: Sequence[Site], slots: Sequence[int], instances: int, hidden: int
+) -> ImportanceFunctions:
+    """Untrained functions of `kind` for sites of K = `slots` each."""
+    pairs = list(zip(sites, slots, strict=True))
+    match kind:
+        case "site":
+            return ImportanceFunctions(SiteImportance(site, k, instances, hidden) for site, k in pairs)
+        case "slot":
+            return ImportanceFunctions(SlotImportance(site, k, instances, hidden) for site, k in pairs)
+        case "shared":
+            fan_in = sum(site.d_in for site in sites)
+            return SharedImportance(SiteImportance(site, k, instances, hidden, fan_in) for site, k in pairs)

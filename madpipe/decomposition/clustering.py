@@ -92,15 +92,6 @@ def description_length(
     return bits
 
 
-def group_activity(values: Tensor, clustering: Clustering) -> Tensor:
-    """The largest of each group's members: importances [..., K] of subcomponents to those of components [..., G]."""
-    labels = clustering.labels().to(values.device)
-    assert values.shape[-1] == len(labels), (values.shape, len(labels))
-    of_groups = values.new_zeros((*values.shape[:-1], len(clustering.groups)))
-    kept = values[..., labels >= 0]
-    return of_groups.scatter_reduce(-1, labels[labels >= 0].expand_as(kept), kept, "amax", include_self=False)
-
-
 class _Grouping:
     """Groups on their way from single subcomponents to one group. Costs are in bits over all inputs, not per input.
 

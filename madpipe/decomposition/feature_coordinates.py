@@ -45,6 +45,13 @@ class SiteInFeatures:
         left, right = (torch.linalg.qr(factor.mT, mode="r").R for factor in (self._read(), self._written()))
         return torch.linalg.svdvals(left @ right.mT).flatten(1)
 
+    def shares(self) -> Tensor:
+        """Of each slot <V U, W> / |W|^2, in feature coordinates, [S, K]: over slots and the delta they add to one."""
+        weight = self.W if self.R is None else self.R @ self.W
+        weight = weight if self.Q is None else weight @ self.Q.T
+        products = (self._read() @ weight * self._written()).sum(-1).flatten(1)
+        return products / weight.square().sum()
+
     def _read(self) -> Tensor:
         return self.V if self.R is None else self.V @ self.R.T
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from madpipe.decomposition.grouping import slot_importances
 from madpipe.decomposition.method import Method
 
 NEGLIGIBLE = 0.1  # of the largest norm at a site: smaller components are not worth a picture
@@ -39,6 +40,34 @@ def importance_spectra(method: Method, chunks: Sequence[Tensor]) -> dict[str, Sp
         site: Spectrum(_array(torch.stack(peaks[site]).amax(0)), _array(torch.stack(sums[site]).sum(0) / count))
         for site in peaks
     }
+
+
+class CoImportance(NamedTuple):
+    """Of n alive slots, those of a component beside each other. together [n, n] in [0, 1]: cosines of their importances
+    over inputs. names: `<site>.<k>` each. sizes: how many slots each component has, in order; they add up to n.
+    """
+
+    together: Floats
+    names: list[str]
+    sizes: list[int]
+
+
+@torch.no_grad()
+def co_importance(method: Method, chunks: Sequence[Tensor], instance: int) -> CoImportance:
+    """Of one instance whose components are known, on inputs in chunks [B, ...]."""
+    sites = method.model.sites
+    alive = torch.cat([method.alive(i)[instance].cpu() for i in range(len(sites))])
+    labels = torch.cat([method.component_views()[instance].labels[site.name].cpu() for site in sites])
+    places = alive.nonzero().flatten()
+    order = places[labels[places].sort(stable=True).indices]
+    names = [method.part_name(i, k) for i, count in enumerate(method.model.slots) for k in range(count)]
+    products = torch.zeros(len(order), len(order), dtype=torch.double)
+    for x in chunks:
+        importances = torch.cat([g[instance] for g in slot_importances(method, x).values()], 1).cpu()[:, order].double()
+        products += importances.T @ importances
+    norms = products.diagonal().clamp(min=1e-24).sqrt()
+    sizes = labels[order].unique_consecutive(return_counts=True)[1].tolist()
+    return CoImportance(_array(products / norms / norms[:, None]), [names[k] for k in order.tolist()], sizes)
 
 
 @torch.no_grad()

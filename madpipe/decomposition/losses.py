@@ -3,6 +3,7 @@
 Legend: S instances, B inputs, O outputs, P positions, K slots.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,7 @@ class OutputMetric:
 
     def kl(self, p: Tensor, q: Tensor) -> Tensor:
         """KL(p || q) >= 0 in nats: [..., O] twice -> [...]. Axes between the inputs and O are the caller's to sum."""
+        q = q.to(p.dtype)  # under autocast q is bfloat16, and what follows takes differences
         match self.kind:
             case "categorical":
                 log_p, log_q = functional.log_softmax(p, -1), functional.log_softmax(q, -1)
@@ -103,12 +105,13 @@ def smooth_l0(importances: list[Tensor], width: float) -> Tensor:
     return torch.stack(terms).sum(0)
 
 
-def frequency(importances: list[Tensor], scale: float) -> Tensor:
+def frequency(importances: list[Tensor], scale: float, whole: Callable[[Tensor], Tensor] = lambda own: own) -> Tensor:
     """sum_k f_k log2(1 + scale f_k), f_k the mean importance of slot k over inputs and positions: [S] (VPD).
 
-    Convex in f: two rare mechanisms in one slot cost more than in two.
+    Convex in f: two rare mechanisms in one slot cost more than in two. `whole` makes a mean over these inputs one over
+    those of all processes.
     """
-    means = [g.clamp(min=0).flatten(1, -2).mean(1) for g in importances]
+    means = [whole(g.clamp(min=0).flatten(1, -2).mean(1)) for g in importances]
     return torch.stack([(f * torch.log2(1 + scale * f)).sum(1) for f in means]).sum(0)
 
 
@@ -118,6 +121,7 @@ def schatten(U: Tensor, V: Tensor, active: Tensor, exponent: float) -> Tensor:
     `U` [S, C*m, O], `V` [S, I, C*m], `active` [S, B, C] binary.
     """
     S, _, C = active.shape
-    energy = (U.square().sum(-1) * V.square().sum(1)).view(S, C, -1)
+    norms = torch.linalg.vector_norm(U, dim=-1) * torch.linalg.vector_norm(V, dim=1)  # keeps no copy of U and V
+    energy = norms.square().view(S, C, -1)
     per_component = (energy + 1e-16).pow(exponent / 2).sum(-1)
     return (active.mean(1) * per_component).sum(-1)

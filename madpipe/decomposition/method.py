@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from madpipe.components.masks import FixedWeights, SharedMask, SiteMask
 from madpipe.components.model import ComponentModel, Forward
+from madpipe.components.share import WHOLE, Share
 from madpipe.components.sites import Site
+from madpipe.decomposition.component_view import ComponentView
 from madpipe.decomposition.losses import OutputMetric
+from madpipe.errors import ConfigError
 
 VARIANT_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # stands in feature names, metrics and file names
 
@@ -80,6 +83,7 @@ class Batch:
     clean: Forward
     generator: torch.Generator
     progress: float
+    share: Share = WHOLE  # the rows of x, of the batch that processes train on together; `generator` is alike in all
 
 
 class Method(nn.Module, ABC):
@@ -91,6 +95,7 @@ class Method(nn.Module, ABC):
 
     model: ComponentModel
     statistics: TrustedStatistics
+    clusters: tuple[ComponentView, ...] | None = None  # per instance, once subcomponents are grouped (grouping.py)
 
     def __init__(self, target: nn.Module, sites: Sequence[Site], config: MethodConfig, instances: int):
         super().__init__()
@@ -149,6 +154,21 @@ class Method(nn.Module, ABC):
     def slots_per_component(self) -> int:
         """How many slots of a site, one after another, make up one component there."""
         return 1
+
+    @property
+    def has_components(self) -> bool:
+        """Whether it is known which slots make up each component."""
+        return self.spans_sites or self.clusters is not None
+
+    def component_views(self) -> tuple[ComponentView, ...]:
+        """Which slots make up each component, per instance; ConfigError where subcomponents were not grouped."""
+        if self.spans_sites:
+            sites = zip(self.model.sites, self.model.slots, strict=True)
+            labels = {site.name: torch.arange(k) // self.slots_per_component for site, k in sites}
+            return (ComponentView(labels, self.model.slots[0] // self.slots_per_component),) * self.model.instances
+        if self.clusters is None:
+            raise ConfigError("clustering.enabled: false leaves a decomposition without components; set it to true.")
+        return self.clusters
 
     def part_name(self, index: int, slot: int) -> str:
         """What a slot of site `index` is called where parts of the network are named."""

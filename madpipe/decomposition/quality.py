@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from madpipe.components.masks import InputMask, Masks, stochastic_mask
+from madpipe.decomposition.adversary import ATTACKED_ROWS, fresh_attack
 from madpipe.decomposition.method import Method
 
 
@@ -16,12 +17,13 @@ def quality(method: Method, chunks: Sequence[Tensor]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def quality_by_seed(method: Method, chunks: Sequence[Tensor]) -> list[dict[str, float]]:
+def quality_by_seed(method: Method, chunks: Sequence[Tensor], attacked: bool = True) -> list[dict[str, float]]:
     """One per seed: keys `<figure>/<variant>`.
 
     l0, l0_01: slots with activity above 0 and above 0.1 per input (and position), over all sites. alive: alive slots.
     faithfulness: |W - sum of slots|^2 / |W|^2. alive_norm: |sum of alive slots|^2 / |W|^2. reconstruction_*: KL in nats
-    per input of the pass with all slots (unmasked), alive ones, this input's importances, and stochastic masks.
+    per input of the pass with all slots (unmasked), alive ones, this input's importances, stochastic masks, and, if
+    `attacked`, the worst masks that adversary.py finds for the first ATTACKED_ROWS rows (adversarial).
     """
     names = method.variant_names
     sums: dict[str, Tensor] = {}
@@ -32,6 +34,8 @@ def quality_by_seed(method: Method, chunks: Sequence[Tensor]) -> list[dict[str, 
         for key, value in _chunk_sums(method, x, generator).items():
             sums[key] = sums[key] + value if key in sums else value
     figures = {key: value / max(count, 1) for key, value in sums.items()} | _weight_figures(method)
+    if attacked:
+        figures["reconstruction_adversarial"] = fresh_attack(method, first_rows(chunks, ATTACKED_ROWS))
     return [
         {
             f"{key}/{name}": float(value[seed * len(names) + v])
@@ -40,6 +44,15 @@ def quality_by_seed(method: Method, chunks: Sequence[Tensor]) -> list[dict[str, 
         }
         for seed in range(method.seeds)
     ]
+
+
+def first_rows(chunks: Sequence[Tensor], count: int) -> Tensor:
+    """At most `count` rows of chunks [B, ...]."""
+    taken, wanted = [], count
+    for x in chunks:
+        taken.append(x[:wanted])
+        wanted -= len(taken[-1])
+    return torch.cat(taken)
 
 
 def _chunk_sums(method: Method, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from madpipe.decomposition.method import Method
 from madpipe.decomposition.quality import quality_by_seed
 
-PRICE = 0.01  # nats for an active slot, where a method has no importance coefficient of its own
+PRICE = 0.01  # nats for an active slot, where a method states no importance coefficient
 
 
 @torch.no_grad()
@@ -30,12 +30,13 @@ def select_seed(method: Method, seed: int) -> Method:
     state = method.state_dict()
     alone.load_state_dict({name: v if v.shape == shapes[name] else v[own] for name, v in state.items()})
     alone.statistics = method.statistics
+    alone.clusters = method.clusters[own] if method.clusters else None
     return alone.eval().requires_grad_(False)
 
 
 def best_seed(method: Method, chunks: Sequence[Tensor]) -> tuple[int, list[float]]:
     """(the seed of smallest description length, that length of every seed), on validation rows in chunks [B, ...]."""
-    lengths = [description_length(method, figures) for figures in quality_by_seed(method, chunks)]
+    lengths = [description_length(method, figures) for figures in quality_by_seed(method, chunks, attacked=False)]
     return shortest(lengths), lengths
 
 
@@ -48,10 +49,11 @@ def description_length(method: Method, figures: Mapping[str, float]) -> float:
     """Nats per input: KL(clean || explained by this input's importances) + price * active slots, mean over variants.
 
     What it takes to state which slots are active, at the price that training itself puts on importance
-    (`importance_coefficient` of the method, PRICE where there is none), and then the output given them. `figures` are
-    the `quality` of one seed.
+    (`importance_coefficient` of the method, PRICE where there is none or where it is found), and then the output given
+    them. `figures` are the `quality` of one seed.
     """
-    price = float(getattr(method.config, "importance_coefficient", PRICE))
+    price = getattr(method.config, "importance_coefficient", PRICE)
+    price = PRICE if price == "auto" else float(price)  # found prices differ, and seeds are compared at one
     lengths = [
         figures[f"reconstruction_importance/{name}"] + price * figures[f"l0/{name}"] for name in method.variant_names
     ]

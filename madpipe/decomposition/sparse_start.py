@@ -1,18 +1,17 @@
 """The sparse start: a site's weight written as a sum of few rank-one atoms, each of use on few trusted inputs.
 
-An atom reads what the site reads on one trusted input, and writes along the gradient of a random mix of outputs on that
-input: where one mechanism runs, the atom is that mechanism. W = sum_k a_k r_k w_k^T is solved for a >= 0 under a small
-price on how often an atom is of use (non-negative least squares: its solutions are sparse), and atoms of use on the
-same inputs are joined and split again by their singular vectors; of several random pools the sum of fewest atoms is
-taken. Where it does not reproduce trusted outputs with each input's used atoms alone, the site has no such sparse form
-(an identity between layers, say), and starts at its singular vectors. Not in the papers of APD, SPD or VPD, which start
-at random; per-input gradients as directions of a parameter decomposition: Chrisman et al., L3D (arXiv 2504.00194).
+Two kinds of atoms are tried (atoms.py), gradient atoms first. W = sum_k a_k r_k w_k^T is solved for a >= 0 under a
+small price on how often an atom is of use (non-negative least squares: its solutions are sparse), and atoms of use on
+the same inputs, or nearly parallel ones, are joined and split again by their singular vectors. A form is taken where
+each input's used atoms alone reproduce trusted outputs: of several random pools, the one of fewest gradient atoms, or
+that of response atoms which reproduces them best. Where neither does (an identity between layers, a weight that every
+input uses whole), the site starts at its singular vectors. Not in the papers of APD, SPD or VPD, which start at random.
 
-Legend: N trusted rows, n atoms, I = d_in, O = d_out, D output directions, P positions.
+Legend: N trusted rows, n atoms, I = d_in, O = d_out, D output directions.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from scipy.optimize import nnls
@@ -21,22 +20,32 @@ from torch import Tensor, nn
 from madpipe.components.masks import FixedWeights, InputMask, Masks, SiteMask
 from madpipe.components.model import ComponentModel
 from madpipe.components.sites import Site
+from madpipe.decomposition.atoms import Atoms, gradient_atoms, response_atoms
 from madpipe.decomposition.attributions import OutputGradients, output_gradients
 from madpipe.decomposition.losses import OutputMetric
 
 ROWS = 2000  # trusted rows on which it is seen when an atom is of use
-POOLS = 16  # random pools, of which the sum of fewest atoms is kept: one pool in two finds an atom too many
+POOLS = 16  # random pools of gradient atoms: one in two finds an atom too many
+RESPONSE_POOLS = 2  # they differ little
 PRICE = 1e-2  # of the squared sum of amounts times usage, against the squared error: breaks ties, no more
+RESPONSE_PRICE = 1e-1  # prefers inputs of one feature to mixtures of several
 USED = 0.05  # of an atom's largest attribution: above it, the atom is of use on that input
 JOINED = 0.7  # Jaccard index of two atoms' uses above which they are one mechanism
-NEGLIGIBLE = 0.1  # of the largest singular value of joined atoms
-REST = 0.05  # of |W|: a larger difference between the weight and its atoms becomes atoms too
-UNREPRODUCED = 0.02  # of the divergence that leaving the site out makes: above it the sparse form is no explanation
+PARALLEL = (
+    0.6  # cosine of two response atoms, matrices of rank one, above which they are one: the two signs of a feature
+)
+NEGLIGIBLE = 0.1  # of the largest singular value of joined atoms, and of the largest response atom
+REST = 0.05  # of |W|: a larger difference between the weight and its gradient atoms becomes atoms too
+UNREPRODUCED = 0.02  # of the divergence that leaving the site out makes: above it gradient atoms are no explanation
+RESPONSE_UNREPRODUCED = 0.1  # the same of response atoms, which leave out what is negligible
+RARER = 0.7  # gradient atoms must each be of use on fewer inputs than this share of what a singular vector is
+SPARSER = 0.5  # response atoms must be of use on fewer inputs than this share of what singular vectors are
 
 
 @dataclass(frozen=True)
 class SparseForm:
-    """W ~ sum_k V[:, k] U[k, :]: V [I, n], U [n, O], largest first; `used` [N, n] on which trusted rows each is of use.
+    """W ~ sum_k V[:, k] U[k, :]: V [I, n], U [n, O], largest first; `used` [N, n] on which of the trusted `rows` [N]
+    each is of use.
 
     `unreproduced` is the divergence with used atoms alone over that with the site left out. `sparse` is False where
     the atoms are the weight's singular vectors.
@@ -45,6 +54,7 @@ class SparseForm:
     V: Tensor
     U: Tensor
     used: Tensor
+    rows: Tensor
     unreproduced: float
     sparse: bool
 
@@ -61,26 +71,47 @@ def sparse_forms(
     """The sparse form of every site of `target` on `trusted` [N, ...], each from the best of `pools` random pools."""
     model = ComponentModel(target, sites, [1] * len(sites))
     picked = torch.randperm(len(trusted), generator=generator)[:ROWS]
-    usage = _Usage(model, trusted[picked], metric)
+    usage = _Usage(model, trusted, picked, metric)
+    found = _gradient_forms(usage, trusted, generator, pools)
+    return {
+        site.name: found[i] if i in found else _response_form(usage, i, trusted, generator)
+        for i, site in enumerate(sites)
+    }
+
+
+def _gradient_forms(usage: "_Usage", trusted: Tensor, generator: torch.Generator, pools: int) -> dict[int, SparseForm]:
+    """Of the sites that gradient atoms explain, the form of fewest; a site is given up when the first pool fails."""
+    rates = [_rate(_singular_form(usage, i)) for i in range(len(usage.model.sites))]
     found: dict[int, SparseForm] = {}
-    for _ in range(pools):
-        for i, (reads, writes) in enumerate(_pool(model, trusted, generator)):
-            form = _sparse_form(usage, i, reads, writes)
-            if i not in found or _rank(form) < _rank(found[i]):
-                found[i] = form
-    explains = {i: form.unreproduced <= UNREPRODUCED for i, form in found.items()}
-    return {site.name: found[i] if explains[i] else _singular_form(usage, i) for i, site in enumerate(sites)}
+
+    def explains(i: int) -> bool:
+        return found[i].unreproduced <= UNREPRODUCED and _rate(found[i]) < RARER * rates[i]
+
+    for done in range(pools):
+        for i, atoms in enumerate(gradient_atoms(usage.model, trusted, generator)):
+            if done == 0 or explains(i):
+                form = _gradient_form(usage, i, atoms)
+                found[i] = min(found.get(i, form), form, key=_size)
+        if not any(explains(i) for i in found):
+            break
+    return {i: form for i, form in found.items() if explains(i)}
 
 
-def _rank(form: SparseForm) -> tuple[int, float]:
-    return form.U.shape[0], form.unreproduced
+def _size(form: SparseForm) -> tuple[bool, int, float]:
+    return form.unreproduced > UNREPRODUCED, form.U.shape[0], form.unreproduced
+
+
+def _rate(form: SparseForm) -> float:
+    """The share of inputs on which an atom is of use, mean over atoms."""
+    return float(form.used.double().mean())
 
 
 class _Usage:
     """When atoms are of use: attributions on fixed trusted rows, from one batched backward pass."""
 
-    def __init__(self, model: ComponentModel, x: Tensor, metric: OutputMetric):
-        self.model, self.x, self.metric = model, x, metric
+    def __init__(self, model: ComponentModel, trusted: Tensor, rows: Tensor, metric: OutputMetric):
+        self.model, self.rows, self.metric = model, rows, metric
+        self.x = x = trusted[rows]
         self._indices = range(len(model.sites))
         self.gradients: OutputGradients = output_gradients(model, x)
         with torch.no_grad():
@@ -108,7 +139,7 @@ class _Usage:
 
     def form(self, index: int, V: Tensor, U: Tensor, *, sparse: bool) -> SparseForm:
         used = self.used(index, V, U)
-        return SparseForm(V, U, used, self.unreproduced(index, V, U, used), sparse)
+        return SparseForm(V, U, used, self.rows, self.unreproduced(index, V, U, used), sparse)
 
     @torch.no_grad()
     def unreproduced(self, index: int, V: Tensor, U: Tensor, used: Tensor) -> float:
@@ -122,43 +153,10 @@ class _Usage:
         return float(self.metric.kl(self.clean, self.model.masked_forward(self.x, masks).output).mean())
 
 
-def _pool(model: ComponentModel, trusted: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per site, unit reading directions [n, I] and unit writing directions [n, O] of random trusted inputs.
-
-    One random mix of outputs per input, and one random position where there are several. Inputs on which the site
-    reads nothing, or on which its output changes nothing, give no atom.
-    """
-    wanted = min(max(400, 20 * max(max(site.d_in, site.d_out) for site in model.sites)), 2000)
-    x = trusted[torch.randint(len(trusted), (4 * wanted,), generator=generator)]
-    x = x[x.flatten(1).abs().sum(1) > 0][:wanted]
-    found = output_gradients(model, x, generator)
-    for i in range(len(model.sites)):
-        use = found.of(i)[0]
-        operation = model.operation(i)
-        identity = torch.eye(model.sites[i].d_in, dtype=use.site_input.dtype)[None]
-        reads = operation.inner(use.site_input, identity)[0]
-        writes = operation.positions(use.gradients[0], 1)[0]
-        reads, writes = _with_positions(reads), _with_positions(writes)
-        position = torch.randint(reads.shape[1], (len(reads),), generator=generator)
-        rows = torch.arange(len(reads))
-        reads, writes = reads[rows, position], writes[rows, position]
-        norms = reads.norm(dim=1), writes.norm(dim=1)
-        kept = (norms[0] > 1e-6 * norms[0].max()) & (norms[1] > 1e-6 * norms[1].max())
-        yield reads[kept] / norms[0][kept, None], writes[kept] / norms[1][kept, None]
-
-
-def _with_positions(values: Tensor) -> Tensor:
-    """[n, *P, F] -> [n, positions, F], one position where there are none."""
-    return values.flatten(1, -2) if values.ndim > 2 else values[:, None]
-
-
-def _sparse_form(usage: _Usage, index: int, reads: Tensor, writes: Tensor) -> SparseForm:
+def _gradient_form(usage: _Usage, index: int, atoms: Atoms) -> SparseForm:
     """The sum of atoms found in one pool."""
     weight = usage.model.weight(index)
-    writes = writes * ((reads @ weight) * writes).sum(1).sign()[:, None]  # so that each atom points along W
-    amounts = _amounts(weight, reads, writes, _price(usage.attributions(index, reads.t(), writes)))
-    kept = amounts > 0.02 * amounts.max()
-    V, U = _joined(reads[kept].t(), writes[kept] * amounts[kept, None], usage, index)
+    V, U = _joined(*_solved(usage, index, atoms, PRICE), usage, index)
     rest = weight - V @ U
     if rest.norm() > REST * weight.norm():
         left, right = _singular(rest, NEGLIGIBLE)
@@ -166,18 +164,63 @@ def _sparse_form(usage: _Usage, index: int, reads: Tensor, writes: Tensor) -> Sp
     return usage.form(index, V, U, sparse=True)
 
 
-def _price(attributions: Tensor) -> Tensor:
+def _response_form(usage: _Usage, index: int, trusted: Tensor, generator: torch.Generator) -> SparseForm:
+    """Of response atoms, where they explain the site better than its singular vectors, or these."""
+    singular = _singular_form(usage, index)
+    pools = islice(response_atoms(usage.model, index, trusted, generator), RESPONSE_POOLS)
+    forms = [_response_sum(usage, index, atoms) for atoms in pools]
+    best = min(forms, key=lambda form: form.unreproduced)
+    sparser = best.used.sum() < SPARSER * singular.used.sum()
+    return best if sparser and best.unreproduced <= RESPONSE_UNREPRODUCED else singular
+
+
+def _response_sum(usage: _Usage, index: int, atoms: Atoms) -> SparseForm:
+    """The sum of atoms found in one pool, up to what is negligible."""
+    V, U = _joined(*_solved(usage, index, atoms, RESPONSE_PRICE), usage, index, parallel=PARALLEL)
+    sizes = V.norm(dim=0) * U.norm(dim=1)
+    kept = sizes > NEGLIGIBLE * sizes.max()
+    return usage.form(index, *_closed(V[:, kept], U[kept], usage.model.weight(index)), sparse=True)
+
+
+def _closed(V: Tensor, U: Tensor, weight: Tensor, sweeps: int = 2) -> tuple[Tensor, Tensor]:
+    """V [I, n] and U [n, O], moved a little, so that they sum to the weight on what they span.
+
+    Alternately U, with V's columns at length one, and V, with U's rows at length one, minimise
+    |W - V U|^2 + |change|^2: few small steps of many atoms, where an exact solution would turn a few by much.
+    """
+    for _ in range(sweeps):
+        for _ in ("U", "V"):  # the second is the first of the transposed problem
+            lengths = V.norm(dim=0)
+            V, U = V / lengths, U * lengths[:, None]
+            ridge = V.t() @ V + torch.eye(V.shape[1])
+            U = U + torch.linalg.solve(ridge, V.t() @ (weight - V @ U))
+            V, U, weight = U.t(), V.t(), weight.t()
+    return V, U
+
+
+def _solved(usage: _Usage, index: int, atoms: Atoms, price: float) -> tuple[Tensor, Tensor]:
+    """V [I, n], U [n, O] of the atoms that take part in the sum, each with its amount."""
+    reads, writes = atoms
+    weight = usage.model.weight(index)
+    writes = writes * ((reads @ weight) * writes).sum(1).sign()[:, None]  # so that each atom points along W
+    prices = price**0.5 * _usage_share(usage.attributions(index, reads.t(), writes))
+    amounts = _amounts(weight, reads, writes, prices)
+    kept = amounts > 0.02 * amounts.max()
+    return reads[kept].t(), writes[kept] * amounts[kept, None]
+
+
+def _usage_share(attributions: Tensor) -> Tensor:
     """How widely an atom is of use, [n] in [0, 1]: mean root of its attribution relative to its largest."""
     return (attributions / attributions.amax(0).clamp(min=1e-12)).sqrt().mean(0)
 
 
 def _amounts(weight: Tensor, reads: Tensor, writes: Tensor, price: Tensor) -> Tensor:
-    """a >= 0 minimising |W - sum_k a_k r_k w_k^T|^2 + PRICE (sum_k price_k a_k)^2, through the Gram matrix: [n].
+    """a >= 0 minimising |W - sum_k a_k r_k w_k^T|^2 + (sum_k price_k a_k)^2, through the Gram matrix: [n].
 
     Atoms are factors, so that nothing of size [n, I, O] is built.
     """
     r, w, W = reads.double(), writes.double(), weight.double()
-    gram = (r @ r.t()) * (w @ w.t()) + PRICE * torch.outer(price.double(), price.double())
+    gram = (r @ r.t()) * (w @ w.t()) + torch.outer(price.double(), price.double())
     towards = ((r @ W) * w).sum(1)
     values, vectors = torch.linalg.eigh(gram)
     kept = values > 1e-10 * values[-1]  # rounding noise of the Gram matrix lies below
@@ -187,12 +230,16 @@ def _amounts(weight: Tensor, reads: Tensor, writes: Tensor, price: Tensor) -> Te
     return torch.from_numpy(amounts).to(weight.dtype)
 
 
-def _joined(V: Tensor, U: Tensor, usage: _Usage, index: int) -> tuple[Tensor, Tensor]:
-    """Atoms of use on the same inputs, replaced by the singular vectors of their sum; largest first."""
+def _joined(V: Tensor, U: Tensor, usage: _Usage, index: int, parallel: float = 1.1) -> tuple[Tensor, Tensor]:
+    """Atoms of use on the same inputs, or whose matrices have a cosine above `parallel`, replaced by the singular
+    vectors of their sum; largest first.
+    """
     used = usage.used(index, V, U).double()
     both, each = used.t() @ used, used.sum(0)
     jaccard = both / (each[:, None] + each[None] - both).clamp(min=1)
-    factors = [_singular(V[:, group] @ U[group], NEGLIGIBLE) for group in _connected(jaccard > JOINED)]
+    v, u = V / V.norm(dim=0), U / U.norm(dim=1, keepdim=True)
+    together = (jaccard > JOINED) | ((v.t() @ v) * (u @ u.t()) > parallel)
+    factors = [_singular(V[:, group] @ U[group], NEGLIGIBLE) for group in _connected(together)]
     V, U = torch.cat([v for v, _ in factors], 1), torch.cat([u for _, u in factors])
     order = (V.norm(dim=0) * U.norm(dim=1)).argsort(descending=True)
     return V[:, order], U[order]

@@ -2,9 +2,11 @@
 
 Lightning sees one epoch per round of many optimiser steps: its own cost per step is then small, and a checkpoint is
 always at the end of a round. Steps draw their randomness from (seed, step), so a resumed run is the uninterrupted run.
+The module's own count of steps says when training is over; Lightning's count of epochs does not matter.
 """
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +16,26 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from madpipe.decomposition.method import Method
-from madpipe.decomposition.optimisation import draw_batch, make_optimizer, refuse_divergence, take_step
+from madpipe.decomposition.optimisation import (
+    draw_batch,
+    make_optimizer,
+    refuse_broken_parameters,
+    refuse_divergence,
+    refuse_uneven_shares,
+    take_step,
+)
+from madpipe.decomposition.processes import agreed, lost_process_named, own_share, take_over_state
+from madpipe.decomposition.stopping import SigtermNote, Stop
 from madpipe.errors import DamagedFileError
 
 INNER_STEPS = 20  # optimiser steps per Lightning step: Trainer overhead falls from a third to a few per cent
 CHECKPOINT_ROUNDS = 10
+AUTOCAST: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16}
 
 Progress = Callable[[int, Mapping[str, float]], None]
 """Told (steps done, loss terms averaged over instances) after every round."""
@@ -33,29 +46,48 @@ class DecompositionTraining(lightning.LightningModule):
 
     step_count: Tensor
 
-    def __init__(self, method: Method, trusted: Tensor, rows: Sequence[Tensor], seed: int):
+    def __init__(self, method: Method, trusted: Tensor, rows: Sequence[Tensor], seed: int, precision: str, stop: Stop):
         super().__init__()
         self.automatic_optimization = False
         self.method = method
         self.seed = seed
-        self._trusted, self._rows = trusted, rows
+        self.stop, self.stopped = stop, False
+        self._trusted, self._rows, self._autocast = trusted, rows, AUTOCAST[precision]
         self.register_buffer("step_count", torch.zeros((), dtype=torch.long))
         self.last_terms: dict[str, float] = {}
+
+    @property
+    def finished(self) -> bool:
+        return int(self.step_count) >= self.method.config.steps
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.method)
 
+    def on_train_start(self) -> None:
+        refuse_uneven_shares(self.method.config.batch_size, own_share().count)
+        take_over_state(self)
+
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        wrapped = self.optimizers()
-        assert not isinstance(wrapped, list)
-        start, history = int(self.step_count), []
-        for step in range(start, min(start + INNER_STEPS, self.method.config.steps)):
-            drawn = draw_batch(self.method, self._trusted, self._rows, step, self.seed)
-            history.append(take_step(self.method, wrapped.optimizer, drawn, step))
-            self.step_count += 1
+        """A round: INNER_STEPS steps, or those until the last one, or until there is a reason to stop."""
+        first = int(self.step_count)
+        history = self._steps(first, min(first + INNER_STEPS, self.method.config.steps))
+        self.step_count += len(history)
         self.last_terms = mean_terms(history)
-        refuse_divergence(self.last_terms, int(self.step_count))
+        if not all(map(math.isfinite, self.last_terms.values())):
+            refuse_divergence(history, first)
+        self.stopped = agreed(self.stop.wanted, self.device) and not self.finished
+        self.trainer.should_stop = self.finished
         self.log_dict(self.last_terms, on_step=False, on_epoch=True, batch_size=1)
+
+    def _steps(self, first: int, end: int) -> list[dict[str, Tensor]]:
+        wrapped, share, history = self.optimizers(), own_share(), []
+        assert not isinstance(wrapped, list)
+        for step in range(first, end):
+            drawn = draw_batch(self.method, self._trusted, self._rows, step, self.seed, share)
+            history.append(take_step(self.method, wrapped.optimizer, drawn, step, self._autocast))
+            if self.stop.wanted and share.count == 1:  # several processes agree at the end of a round
+                break
+        return history
 
 
 def mean_terms(history: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
@@ -76,7 +108,7 @@ class _Report(Callback):
 
 
 class _Save(Checkpoint):
-    """Writes `last.ckpt` every few rounds and at the end.
+    """Writes `last.ckpt` every few rounds, at the end, and when training is stopped, which it then ends.
 
     Lightning's own ModelCheckpoint saves when its count of optimiser steps has moved; ours never does, since the inner
     steps bypass it.
@@ -84,13 +116,16 @@ class _Save(Checkpoint):
 
     def __init__(self, path: Path):
         self.path = path
+        self.rounds = 0
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        if (trainer.current_epoch + 1) % CHECKPOINT_ROUNDS == 0:
+        assert isinstance(module, DecompositionTraining)
+        self.rounds += 1
+        if module.finished or module.stopped or self.rounds % CHECKPOINT_ROUNDS == 0:
+            refuse_broken_parameters(module.method, int(module.step_count) - 1)
             self._save(trainer)
-
-    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self._save(trainer)
+        if module.stopped:
+            raise module.stop.ending(int(module.step_count), module.method.config.steps)
 
     def _save(self, trainer: lightning.Trainer) -> None:
         """Whole or not at all: a process killed here leaves the checkpoint before."""
@@ -98,6 +133,26 @@ class _Save(Checkpoint):
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
             os.replace(partial, self.path)
+
+
+class _TakeSigterm(Callback):
+    """Last of all who handle SIGTERM: Lightning has put its own handler in place by then."""
+
+    def __init__(self, note: SigtermNote):
+        self.note = note
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.note.take()
+
+
+class _SharedBatches(DDPStrategy):
+    """Lightning's processes without its wrapper, which wants one backward pass a step over every parameter.
+
+    A step here averages gradients itself (processes.py), and may train some parameters only.
+    """
+
+    def configure_ddp(self) -> None:
+        pass
 
 
 def train(
@@ -113,29 +168,40 @@ def train(
 ) -> None:
     """Train `method` in place. A `last.ckpt` in `checkpoints` is resumed; one is written there every few rounds.
 
-    DamagedFileError when that file cannot be read.
+    `trainer_options` are the keys of a config's `trainer` section. It returns after the last step alone: SIGTERM ends
+    in SystemExit(143), `max_time` in OutOfTimeError, both with a checkpoint at the step they came in; a loss that is
+    not finite in DivergedError, with the last checkpoint left as it was. DamagedFileError when that cannot be read.
     """
-    module = DecompositionTraining(method, trusted, rows, seed)
-    rounds = -(-method.config.steps // INNER_STEPS)
+    options = dict(trainer_options)
+    stop = Stop(options.pop("max_time", None))
+    module = DecompositionTraining(method, trusted, rows, seed, options.pop("precision", "32-true"), stop)
     last = checkpoints / "last.ckpt"
     if last.exists():
         _refuse_damage(last)
     _quieten_lightning()
+    note = SigtermNote(stop)
     trainer = lightning.Trainer(
-        max_epochs=rounds,
+        max_epochs=-1,
         logger=logger,
-        callbacks=[_Save(last), _Report(progress)],
+        callbacks=[_TakeSigterm(note), _Save(last), _Report(progress)],
         enable_progress_bar=False,
         enable_model_summary=False,
+        use_distributed_sampler=False,
         log_every_n_steps=1,
-        **trainer_options,
+        **options | {"strategy": _strategy(options)},
     )
     one_batch = DataLoader(TensorDataset(torch.zeros(1)), batch_size=1)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), note.prepared(), lost_process_named():
         warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")  # the target is frozen on purpose
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.13
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # one dummy batch a round
+        warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # terms are averaged over processes already
         trainer.fit(module, one_batch, ckpt_path=last if last.exists() else None, weights_only=True)
+
+
+def _strategy(options: Mapping[str, Any]) -> Any:
+    several = options.get("devices", 1) != 1 or options.get("num_nodes", 1) > 1
+    return _SharedBatches() if several or options.get("strategy") == "ddp" else "auto"
 
 
 def _refuse_damage(checkpoint: Path) -> None:

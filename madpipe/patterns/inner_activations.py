@@ -2,19 +2,17 @@
 
 from torch import Tensor
 
-from madpipe.patterns.extractor import Extractor, slot_patterns
+from madpipe.patterns.extractor import SlotExtractor
 from madpipe.patterns.observation import Observation
-from madpipe.patterns.pattern import Patterns
 from madpipe.patterns.pooling import largest
 
 
-class InnerActivations(Extractor):
+class InnerActivations(SlotExtractor):
     name = "inner_activations"
 
-    def extract(self, observation: Observation) -> Patterns:
-        model = self.method.model
-        values = {site.name: largest(written_activations(observation, i)) for i, site in enumerate(model.sites)}
-        return slot_patterns(values, model.sites, self.method.variant_names)
+    def slots(self, observation: Observation) -> dict[str, Tensor]:
+        sites = enumerate(self.method.model.sites)
+        return {site.name: largest(written_activations(observation, i)) for i, site in sites}
 
 
 def written_activations(observation: Observation, index: int) -> Tensor:

@@ -12,7 +12,7 @@ from madpipe.errors import UnknownNameError, nearest
 
 @dataclass(frozen=True)
 class Patterns:
-    """`values` [inputs, features]; `features` and `sites` name each column ("" where a feature belongs to no site)."""
+    """`values` [inputs, features], with a name and a site for each column: "" for none, "fc1+head" for several."""
 
     values: NDArray[np.floating]
     features: tuple[str, ...]

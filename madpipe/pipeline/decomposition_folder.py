@@ -58,6 +58,7 @@ def write_decomposition(
         "input_shape": list(source.trusted.shape[1:]),
         "sites": [vars(site) for site in source.sites],
         "decomposition": {"method": method.name, **method.config.model_dump(mode="json")},
+        "clustering": config["clustering"],
         "best_seed": best,
         "seed": config["seed"],
         "run_id": run_id,
@@ -92,6 +93,12 @@ class DecompositionFolder:
     def settings(self) -> dict[str, Any]:
         """What it was trained with, as a config's `decomposition` section."""
         return dict(self.facts["decomposition"])
+
+    @property
+    def clustering(self) -> Mapping[str, Any] | None:
+        """How its components were found, as a config's `clustering` section; None in folders older than that."""
+        clustering: Mapping[str, Any] | None = self.facts.get("clustering")
+        return clustering
 
     @property
     def seeds(self) -> int:

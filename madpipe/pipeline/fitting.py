@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from madpipe.data.splits import SPLIT_ROWS, Indices, Split, fold_rows, split_rows
 from madpipe.decomposition.decompose import decompose
+from madpipe.decomposition.grouping import group_subcomponents
 from madpipe.decomposition.method import Method, MethodConfig
 from madpipe.decomposition.quality import quality
 from madpipe.decomposition.selection import best_seed, select_seed
@@ -32,12 +33,13 @@ class TrainingPlan:
     source: Source
     method_class: type[Method]
     method_config: MethodConfig
+    clustering: Mapping[str, Any]
     seed: int
     checkpoints: Path
     trainer_options: Mapping[str, Any]
 
     def train(self, split: Split, k: int, progress: Progress, logger: Any = False) -> Method:
-        """Every seed of fold `k`'s decomposition, on the CPU; `logger` hears of fold 0 alone."""
+        """Every seed of fold `k`'s decomposition with its components, on the CPU; `logger` hears of fold 0 alone."""
         method = decompose(
             self.source.target.module,
             self.source.sites,
@@ -51,7 +53,7 @@ class TrainingPlan:
             progress=lambda step, terms: progress(k, step, terms),
             logger=logger if k == 0 else False,
         )
-        return method.cpu()
+        return grouped(method.cpu(), self.source, split, self.clustering)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,19 @@ def make_splits(row_count: int, calibration: Mapping[str, Any], seed: int) -> li
             validation_rows=calibration["validation_size"],
         )
     ]
+
+
+def grouped(method: Method, source: Source, split: Split, clustering: Mapping[str, Any]) -> Method:
+    """`method` with the components that a config's `clustering` section finds on the fit rows, evenly spaced ones
+    where they are more than it asks for.
+    """
+    method.clusters = None
+    if clustering["enabled"]:
+        step = max(len(split.fit) / clustering["rows"], 1.0)
+        chosen = split.fit[np.arange(0, len(split.fit), step).astype(int)]
+        how = {key: clustering[key] for key in ("alpha", "threshold", "restarts")}
+        group_subcomponents(method, chunks_of(source, chosen), **how)
+    return method
 
 
 def best_of_seeds(method: Method, validation: Sequence[Tensor]) -> Decomposed:

@@ -62,7 +62,7 @@ def fit_fold(
     fit, validation = (list(observer.batches(x[index], batch_size)) for index in rows[:2])
     extractors = build_extractors(config["patterns"], method, seed)
     members = fit_members(config["detectors"], extractors, fit, validation)
-    involvement = Involvement(observer)
+    involvement = Involvement(observer, config["scoring"]["view"])
     involvement.fit(validation)
     fold = Fold(observer, members, involvement, np.empty(0), {})
     fold.calibrate(x[rows[2]], batch_size)
@@ -79,8 +79,7 @@ def save_fold(fold: Fold, folder: Path) -> None:
     for member in fold.members.members:
         storage.save(member.detector, folder / "detectors" / f"{member.name}.skops")
     storage.save(fold.members.combiner, folder / "combiner.skops")
-    assert fold.involvement.scale is not None
-    save_tensors({"scale": fold.involvement.scale}, folder / "involvement.safetensors")
+    save_tensors(fold.involvement.state(), folder / "involvement.safetensors")
     save_calibration(fold, folder)
 
 
@@ -97,8 +96,8 @@ def load_fold(folder: Path, method: Method, config: Mapping[str, Any], seed: int
         if path.exists():
             extractor.restore(load_tensors(path))
     members = [_load_member(name, spec, folder) for name, spec in config["detectors"]["members"].items()]
-    involvement = Involvement(observer)
-    involvement.scale = _load_scale(folder / "involvement.safetensors", method.model.V[0])
+    involvement = Involvement(observer, config["scoring"].get("view", "subcomponents"))  # absent in older configs
+    _restore_scales(involvement, folder / "involvement.safetensors")
     member_set = MemberSet(extractors, members, storage.load(folder / "combiner.skops"))
     return Fold(observer, member_set, involvement, *_load_calibration(folder, [member.name for member in members]))
 
@@ -108,11 +107,11 @@ def _load_calibration(folder: Path, member_names: Sequence[str]) -> tuple[Floats
     return read_array(path, "combined"), {name: read_array(path, f"member:{name}") for name in member_names}
 
 
-def _load_scale(path: Path, like: Tensor) -> Tensor:
+def _restore_scales(involvement: Involvement, path: Path) -> None:
     tensors = load_tensors(path)
-    if set(tensors) != {"scale"}:
+    if set(tensors) != set(involvement.learned):
         raise DamagedFileError(f"{path}: does not hold the parts' scales.")
-    return tensors["scale"].to(like.device)
+    involvement.restore(tensors)
 
 
 def _load_member(name: str, spec: Mapping[str, Any], folder: Path) -> Member:

@@ -66,7 +66,7 @@ def refuse_unrepeatable_target(source: Source) -> None:
 def refuse_unmatched_features(x: Tensor, start: Start, settings: Mapping[str, Any]) -> None:
     """UnknownNameError where a member's glob matches no feature of its extractor.
 
-    Extractors that only members of "*" read are left out.
+    Extractors that only members of "*" read are left out, and those of components that training has yet to find.
     """
     members = settings["detectors"]["members"]
     named = {name: spec for name, spec in members.items() if tuple(spec["features"]) != ("*",)}
@@ -74,6 +74,9 @@ def refuse_unmatched_features(x: Tensor, start: Start, settings: Mapping[str, An
         return
     method = start(x)
     observation = Observer(method).observe(x)
+    if not method.has_components:
+        views = {name: options.get("view") for name, options in settings["patterns"].items()}
+        named = {name: spec for name, spec in named.items() if views[spec["patterns"]] != "components"}
     needed = {spec["patterns"]: settings["patterns"][spec["patterns"]] for spec in named.values()}
     extractors = build_extractors(needed, method, seed=0)
     for extractor in extractors.values():

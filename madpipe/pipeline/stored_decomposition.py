@@ -9,6 +9,7 @@ from torch import nn
 
 from madpipe.components.checkpoint import load_json, load_matching, load_tensors, save_json, save_tensors
 from madpipe.components.sites import Site
+from madpipe.decomposition.component_view import ComponentView
 from madpipe.decomposition.losses import OutputMetric
 from madpipe.decomposition.method import Method, TrustedStatistics
 from madpipe.errors import DamagedFileError
@@ -33,12 +34,16 @@ def save_decomposition(method: Method, folder: Path, quality: Mapping[str, float
         "output": statistics.metric.kind,
         "output_variance": statistics.metric.variance,
         "quality": dict(quality),
+        "clusters": [_plain(view) for view in method.clusters] if method.clusters else None,
     }
     save_json(document, folder / "decomposition.json")
 
 
 def load_decomposition(folder: Path, target: nn.Module) -> Method:
-    """The method with its components, ready to observe; DamagedFileError where the files do not fit each other."""
+    """The method with its components, ready to observe; DamagedFileError where the files do not fit each other.
+
+    Documents older than clustering have no `clusters`.
+    """
     document = load_json(folder / "decomposition.json")
     try:
         method = _build(document, target, load_tensors(folder / "statistics.safetensors")["input_std"])
@@ -62,4 +67,21 @@ def _build(document: Mapping[str, Any], target: nn.Module, input_std: torch.Tens
         spans={},
         metric=OutputMetric(document["output"], float(document["output_variance"])),
     )
+    clusters = document.get("clusters")
+    if clusters is not None:
+        method.clusters = tuple(_view(labels, method) for labels in clusters)
     return method
+
+
+def _plain(view: ComponentView) -> dict[str, list[int]]:
+    """site -> the component of each slot, -1 where it is in none."""
+    return {site: labels.tolist() for site, labels in view.labels.items()}
+
+
+def _view(labels: Mapping[str, Any], method: Method) -> ComponentView:
+    """ValueError unless there is a component, or -1, for each slot."""
+    slots = {site.name: k for site, k in zip(method.model.sites, method.model.slots, strict=True)}
+    if {site: len(own) for site, own in labels.items()} != slots:
+        raise ValueError("the clusters are not of its slots.")
+    own = {site: torch.tensor(labels[site], dtype=torch.long) for site in slots}
+    return ComponentView(own, 1 + max((int(values.max()) for values in own.values()), default=-1))

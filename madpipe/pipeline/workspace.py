@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from madpipe.errors import DamagedFileError, MissingFileError
 from madpipe.pipeline.folder import STAGED, partial_folder
 
 STATE = "fit.json"
+JOIN_SECONDS = 600  # a leader may first have a store to reach and weights to load
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def open_workspace(output: Path, identity: Mapping[str, Any]) -> Iterator[Worksp
             raise MissingFileError(
                 f"another process is writing {output} now; wait for it, or choose another -o."
             ) from None
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+        key = _key(identity)
         notes = _notes(folder)
         resumed = notes.get("identity") == key
         if not resumed:
@@ -64,6 +66,36 @@ def open_workspace(output: Path, identity: Mapping[str, Any]) -> Iterator[Worksp
         workspace = Workspace(folder, resumed, notes)
         workspace.note()
         yield workspace
+
+
+def join_workspace(output: Path, identity: Mapping[str, Any]) -> Workspace:
+    """The workspace that another process, which trains with this one, has opened for the work of `identity`.
+
+    MissingFileError after JOIN_SECONDS without one.
+    """
+    folder, ends = partial_folder(output), time.monotonic() + JOIN_SECONDS
+    while time.monotonic() < ends:
+        if _is_locked(folder / "lock") and _notes(folder).get("identity") == _key(identity):
+            return Workspace(folder, True, _notes(folder))
+        time.sleep(0.2)
+    raise MissingFileError(
+        f"no process with rank 0 works in {folder}; give every process the same config and -o, on one file system."
+    )
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _key(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _notes(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -18,6 +19,7 @@ from madpipe.reporting.drawing import LABEL_SIZE, LEGEND_SIZE, TICK_SIZE, finish
 
 ALIVE = 0.1  # causal importance above which a subcomponent is alive
 SIGNED, UNSIGNED = "RdBu_r", "Blues"  # white is zero in both
+FRAME = "#D55E00"
 PANEL = 1.5  # inches, the width of one matrix
 TALLEST, FLATTEST = 2.5, 0.4  # height over width of a panel; matrices beyond are stretched
 MOST_PANELS_IN_A_ROW = 8
@@ -81,6 +83,33 @@ def importance_matrix_figure(
     grid[0].set_ylabel("the input's one feature", fontsize=LABEL_SIZE)
     if values:
         figure.colorbar(image, ax=grid, fraction=0.04, pad=0.02, label="causal importance")
+    return _titled(figure, title)
+
+
+def co_importance_figure(together: ArrayLike, names: Sequence[str], sizes: Sequence[int], *, title: str = "") -> Figure:
+    """How often subcomponents are important together, those of a component beside each other and framed.
+
+    together: [n, n] in [0, 1]; names: [n]; sizes: how many subcomponents each component has, in order.
+    """
+    values = np.asarray(together, dtype=np.float64)
+    assert values.shape == (len(names), len(names)), (values.shape, len(names))
+    assert sum(sizes) == len(names), (sizes, len(names))
+    inches = min(max(0.19 * len(names), 3.5), 9.0)
+    figure = Figure(figsize=(inches + 2.6, inches + 1.4), layout="constrained")
+    axes = figure.subplots()
+    if len(names):
+        image = _draw_matrix(axes, values, UNSIGNED, (0.0, 1.0), "equal")
+        figure.colorbar(image, ax=axes, shrink=0.8, fraction=0.05, pad=0.02, label="cosine of causal importances")
+    ends = np.cumsum(sizes)
+    for end, size in zip(ends, sizes, strict=True):
+        frame = Rectangle((end - size - 0.5, end - size - 0.5), size, size, fill=False, edgecolor=FRAME, linewidth=1.4)
+        axes.add_patch(frame)
+    numbered = len(names) <= MOST_NUMBERED
+    axes.set_xticks(range(len(names)) if numbered else [], list(names) if numbered else [], rotation=90)
+    axes.set_yticks(range(len(names)) if numbered else [], list(names) if numbered else [])
+    axes.tick_params(labelsize=0.75 * TICK_SIZE)
+    told = f"{len(names)} alive subcomponents in {len(sizes)} components (framed)"
+    axes.set_xlabel(told, fontsize=LABEL_SIZE)
     return _titled(figure, title)
 
 

@@ -4,8 +4,10 @@ Braun et al., Attribution-based Parameter Decomposition (arXiv 2501.14926), and 
 Decomposition (arXiv 2506.20790), both under Toy Model of Compressed Computation.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from madpipe.tasks.recovery_settings import WIDE
 from madpipe.tasks.residual_relu import ResidualConfig, residual_task
 from madpipe.tasks.task import Task
 
@@ -14,6 +16,7 @@ class CompressedComputationTask:
     """More functions than neurons; no anomalies."""
 
     name: ClassVar[str] = "compressed_computation"
+    decomposition_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = WIDE
 
     class Config(ResidualConfig):
         """residual: width of the stream. rows: of trusted data; the target ignores them."""

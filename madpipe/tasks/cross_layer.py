@@ -4,10 +4,12 @@ Braun et al., Attribution-based Parameter Decomposition (arXiv 2501.14926), and 
 Decomposition (arXiv 2506.20790; also three layers), under Toy Model(s) of Cross-Layer Distributed Representations.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
 
+from madpipe.tasks.recovery_settings import WIDE
 from madpipe.tasks.residual_relu import ResidualConfig, residual_task
 from madpipe.tasks.task import Task
 
@@ -16,6 +18,7 @@ class CrossLayerTask:
     """Two or three layers that compute each function together; no anomalies."""
 
     name: ClassVar[str] = "cross_layer"
+    decomposition_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = WIDE
 
     class Config(ResidualConfig):
         """neurons: of each layer. residual: width of the stream. rows: of trusted data; the target ignores them."""

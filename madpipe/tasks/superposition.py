@@ -16,6 +16,7 @@ from madpipe.errors import ConfigError
 from madpipe.targets import superposition
 from madpipe.targets.load import Target
 from madpipe.targets.pretrain import build_seeded, pretrain
+from madpipe.tasks.recovery_settings import RECOVERY
 from madpipe.tasks.sparse_features import SparseFeatures
 from madpipe.tasks.task import Task, stream
 from madpipe.tasks.without_anomalies import feature_parts, regression_target, task_without_anomalies
@@ -25,47 +26,12 @@ STARTS = 20  # initial weights tried; one is enough for the listed sizes, nearly
 STEPS, BATCH = 3000, 1024  # 2,000 steps reach the same losses
 LOSS_ROWS = 20_000
 
-# What finds the mechanisms, measured on seed 0 of both sizes (docs/decomposition.md). Detection wants other settings:
-# there, what trusted data never excite should leave the components.
-SPD_RECOVERY: dict[str, Any] = {
-    "start": "sparse",
-    "steps": 2000,
-    "batch_size": 256,
-    "input_noise": 0.0,
-    "parsimony_coefficient": 0.0,
-    "faithfulness_coefficient": 30.0,
-    "importance_coefficient": 0.01,
-    "importance_exponent": [2.0, 0.7],
-    "importance_function": "slot",
-    "importance_hidden": 8,
-    "importance_warmup": 300,
-    "mask_shares": [0.0, 0.0, 1.0],
-    "stochastic_delta": False,
-    "routed_share": 0.0,
-    "layerwise_coefficient": 1.0,
-    "variants": [{"name": "spd", "distance_coefficient": 0.0}],
-}
-
-APD_RECOVERY: dict[str, Any] = {
-    "start": "sparse",
-    "components": None,
-    "top_k": None,
-    "steps": 600,
-    "batch_size": 256,
-    "learning_rate": 1e-3,
-    "input_noise": 0.0,
-    "simplicity_coefficient": 0.02,
-}
-
 
 class SuperpositionTask:
     """A network that squeezes sparse features through few dimensions and gives them back; no anomalies."""
 
     name: ClassVar[str] = "superposition"
-    decomposition_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "spd": SPD_RECOVERY,
-        "apd": APD_RECOVERY,
-    }
+    decomposition_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = RECOVERY
 
     class Config(BaseModel):
         """rows: of trusted data; the target ignores them. identity: only adds a layer, the weights stay the same."""

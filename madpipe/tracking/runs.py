@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
 
 from madpipe import __version__
-from madpipe.errors import ConfigError, TrackingError
+from madpipe.errors import ConfigError, OutOfTimeError, TrackingError
 from madpipe.tracking.addresses import dialect_of, redact, scrub, store_uri
 from madpipe.tracking.connection import border, connect, experiment_id, impatient, quiet
 from madpipe.tracking.datasets import dataset_input
@@ -69,7 +69,8 @@ class Store:
     def run(
         self, name: str, kind: Kind, tags: Mapping[str, str] | None = None, *, resume: str | None = None
     ) -> Iterator["Run"]:
-        """A run that is FINISHED at the end of the block, FAILED after an exception, KILLED after Ctrl-C or SIGTERM.
+        """A run that is FINISHED at the end of the block, FAILED after an exception, KILLED after Ctrl-C, SIGTERM
+        or where a time limit is over.
 
         Tags without a dot get the prefix `madpipe.`: "decomposition_run_id" becomes madpipe.decomposition_run_id.
         `resume` continues the run with that id.
@@ -82,6 +83,9 @@ class Store:
                     self._status(run.id, "RUNNING")
                     run.tags(tags)
                 yield run
+            except OutOfTimeError:
+                self._close(run.id, "KILLED")
+                raise
             except Exception:
                 self._close(run.id, "FAILED")
                 raise

@@ -19,6 +19,7 @@ from madpipe.pipeline.workspace import open_workspace
 from madpipe.tracking.runs import Run
 from madpipe.workflows.decomposition_figures import draw_decomposition
 from madpipe.workflows.decomposition_runs import DecompositionRecord
+from madpipe.workflows.following import follow, follows
 from madpipe.workflows.progress import training_progress
 from madpipe.workflows.starting import (
     Report,
@@ -68,8 +69,11 @@ def decompose(
     source = find_source(config, base)
     split = make_splits(len(source.trusted), settings["calibration"], config.seed)[0]
     refuse_unrepeatable_target(source)
+    own = identity("decompose", settings, source)
+    if follows(config.trainer):
+        follow(config, output, own, source, [split])
     store = find_store(config, tracking_uri)
-    with open_workspace(output, identity("decompose", settings, source)) as workspace:
+    with open_workspace(output, own) as workspace:
         announce_decomposition(report, source, split, workspace)
         record = DecompositionRecord(store, name, settings, settings["decomposition"], source, [split], workspace)
         with record.decomposition_run() as run:

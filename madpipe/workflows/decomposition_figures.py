@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 from madpipe.data.splits import Split
 from madpipe.decomposition.assessment import Assessment
-from madpipe.decomposition.inspection import component_matrices, importance_spectra, lone_feature_importances
+from madpipe.decomposition.inspection import (
+    co_importance,
+    component_matrices,
+    importance_spectra,
+    lone_feature_importances,
+)
 from madpipe.decomposition.method import Method
 from madpipe.decomposition.selection import select_seed
 from madpipe.pipeline.fitting import chunks_of
@@ -23,6 +28,7 @@ MASKS = {
     "reconstruction_alive": "alive components",
     "reconstruction_importance": "by this input's importances",
     "reconstruction_stochastic": "stochastic",
+    "reconstruction_adversarial": "adversarial",
 }
 
 
@@ -48,6 +54,7 @@ def _of_variant(best: Method, v: int, title: str, source: Source, split: Split) 
     """Spectra are taken on the rows that were trained on, where alive is defined."""
     from madpipe.reporting.decomposition_figures import (
         alive_spectrum_figure,
+        co_importance_figure,
         component_matrices_figure,
         importance_matrix_figure,
     )
@@ -55,6 +62,8 @@ def _of_variant(best: Method, v: int, title: str, source: Source, split: Split) 
     spectra = importance_spectra(best, chunks_of(source, split.fit))
     largest, mean = ({site: pair[k][v] for site, pair in spectra.items()} for k in (0, 1))
     yield "alive_spectrum", alive_spectrum_figure(largest, mean, title=title)
+    if best.clusters is not None:
+        yield "co_importance", co_importance_figure(*co_importance(best, chunks_of(source, split.fit), v), title=title)
     shape = source.trusted.shape[1:]
     if len(shape) == 1 and shape[0] <= MOST_FEATURES:
         lone = {site: value[v] for site, value in lone_feature_importances(best, shape[0]).items()}

@@ -17,7 +17,16 @@ from madpipe.pipeline.workspace import Workspace
 from madpipe.tracking.model_registry import DECOMPOSITION_NAME
 from madpipe.tracking.runs import Run, Store
 
-NOTED = ("l0", "alive", "faithfulness", "reconstruction_importance", "mmcs", "matched", "mechanisms")
+NOTED = (
+    "l0",
+    "alive",
+    "faithfulness",
+    "reconstruction_importance",
+    "reconstruction_adversarial",
+    "mmcs",
+    "matched",
+    "mechanisms",
+)
 
 
 @dataclass(frozen=True)

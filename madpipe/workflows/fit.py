@@ -21,6 +21,7 @@ from madpipe.pipeline.workspace import open_workspace
 from madpipe.pipeline.writing import write_pipeline
 from madpipe.tracking.runs import Run
 from madpipe.workflows.fit_runs import DecompositionLink, FitRecord
+from madpipe.workflows.following import follow, follows
 from madpipe.workflows.progress import training_progress
 from madpipe.workflows.starting import (
     Report,
@@ -72,9 +73,12 @@ def fit(
         splits = taken.splits(source, settings["calibration"], config.seed)
     else:
         splits = make_splits(len(source.trusted), settings["calibration"], config.seed)
+    own = identity("fit", settings, source, taken_from)
+    if follows(config.trainer):
+        follow(config, output, own, source, [] if taken else splits)
     rehearse(source, splits[0], taken.start(source) if taken else untrained(source, *method_of(config)), settings)
     store = find_store(config, tracking_uri)
-    with open_workspace(output, identity("fit", settings, source, taken_from)) as workspace:
+    with open_workspace(output, own) as workspace:
         announce(report, source, splits, workspace)
         if taken:
             taken.announce(report, source)

@@ -66,6 +66,7 @@ def training_plan(config: PipelineConfig, source: Source, workspace: Workspace) 
         source=source,
         method_class=method_class,
         method_config=method_config,
+        clustering=config.clustering.model_dump(),
         seed=config.seed,
         checkpoints=workspace.checkpoints,
         trainer_options=config.trainer.model_dump(exclude={"enable_progress_bar"}),

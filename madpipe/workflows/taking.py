@@ -9,9 +9,10 @@ from madpipe.config.resolving import taken_of
 from madpipe.config.schema import PipelineConfig
 from madpipe.data.splits import Split
 from madpipe.pipeline.decomposition_folder import DecompositionFolder
-from madpipe.pipeline.fitting import Decomposed, best_of_seeds, chunks_of, make_splits
+from madpipe.pipeline.fitting import Decomposed, best_of_seeds, chunks_of, grouped, make_splits
 from madpipe.pipeline.rehearsal import Start
 from madpipe.pipeline.source import Source
+from madpipe.registry import METHODS
 from madpipe.tracking.runs import Store
 from madpipe.workflows.decomposition_runs import DecompositionLink
 from madpipe.workflows.starting import Report
@@ -19,10 +20,17 @@ from madpipe.workflows.starting import Report
 
 @dataclass(frozen=True)
 class Taken:
-    """One seed of a decomposition folder."""
+    """One seed of a decomposition folder. clustering: the section of the config that takes it."""
 
     folder: DecompositionFolder
     seed: int
+    clustering: Mapping[str, Any]
+
+    @property
+    def regroups(self) -> bool:
+        """Whether its subcomponents are to be clustered in another way than they were, or were not."""
+        spans_sites: bool = METHODS.load(self.folder.settings["method"]).spans_sites
+        return not spans_sites and self.folder.clustering != self.clustering
 
     def splits(self, source: Source, calibration: Mapping[str, Any], seed: int) -> list[Split]:
         """The recorded split where the trusted rows are the same: its calibration rows were not trained on. With other
@@ -40,6 +48,9 @@ class Taken:
         method, seeds = self.folder.settings["method"], self.folder.seeds
         which = f"seed {self.seed} of 0 to {seeds - 1}" if seeds > 1 else "its one seed"
         report(f"Taking the {method} decomposition {self.folder.address}, {which}; nothing is trained.")
+        if self.regroups:
+            had = "another 'clustering' section" if self.folder.clustering else "none: it is older than clustering"
+            report(f"Its components are found anew, on these fit rows; {self.folder.address} has {had}.")
         if not self.folder.trained_on(source):
             report(
                 f"Warning: {self.folder.address} was trained on other trusted rows than these. Its own rows are "
@@ -51,9 +62,14 @@ class Taken:
         return lambda x: self.folder.method(source.target.module, self.seed)
 
     def decomposed(self, source: Source, splits: Sequence[Split]) -> list[Decomposed]:
-        """The same components for every split, judged on its validation rows."""
-        method = self.folder.method(source.target.module, self.seed)
-        return [best_of_seeds(method, chunks_of(source, split.validation)) for split in splits]
+        """The same decomposition for every split, judged on its validation rows."""
+        decomposed = []
+        for split in splits:
+            method = self.folder.method(source.target.module, self.seed)
+            if self.regroups:
+                method = grouped(method, source, split, self.clustering)
+            decomposed.append(best_of_seeds(method, chunks_of(source, split.validation)))
+        return decomposed
 
     def link(self, store: Store | None) -> DecompositionLink:
         """Its run, with the models that this store knows of."""
@@ -68,7 +84,7 @@ def take(config: PipelineConfig, base: Path, tracking_uri: str | None) -> Taken 
     if asked is None:
         return None
     folder = DecompositionFolder.open(_local(asked.source, config, base, tracking_uri), asked.source)
-    return Taken(folder, folder.seed(asked.select))
+    return Taken(folder, folder.seed(asked.select), config.clustering.model_dump())
 
 
 def _local(address: str, config: PipelineConfig, base: Path, tracking_uri: str | None) -> Path:

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from madpipe.components.masks import FixedWeights, InputMask, SharedMask, stochastic_mask
+from madpipe.components.masks import (
+    FixedWeights,
+    InputMask,
+    SharedMask,
+    clean_elsewhere,
+    stochastic_mask,
+    uniform_subsets,
+)
 
 
 def random_slots(case) -> list[torch.Tensor]:
@@ -134,3 +141,29 @@ def test_the_gradient_of_a_stochastic_mask_is_one_minus_the_draw():
     m.sum().backward()
     r = (m.detach() - 0.25) / 0.75
     torch.testing.assert_close(g.grad, 1 - r)
+
+
+def test_inputs_elsewhere_run_clean_and_the_others_under_their_mask(case):
+    here = torch.rand(case.instances, len(case.x), generator=torch.Generator().manual_seed(2)) < 0.5
+    assert here.any()
+    assert not here.all()
+    masks = per_input(case, 0.3)
+    mixed = run(case, {name: clean_elsewhere(mask, here) for name, mask in masks.items()})
+    clean = case.model.masked_forward(case.repeated(), {}).output
+    assert_near(mixed[here], run(case, masks)[here])
+    assert_near(mixed[~here], clean[~here])
+
+
+def test_a_removed_delta_stays_removed_where_a_mask_holds(case):
+    here = torch.ones(case.instances, len(case.x), dtype=torch.bool)
+    assert_near(
+        run(case, {k: clean_elsewhere(m, here) for k, m in per_input(case).items()}), run(case, per_input(case))
+    )
+
+
+def test_subsets_are_of_every_size_alike_and_of_every_site_alike():
+    drawn = uniform_subsets(4, (50, 200), torch.Generator().manual_seed(0))
+    assert drawn.shape == (4, 50, 200)
+    sizes = drawn.sum(0).flatten().bincount(minlength=5) / 10_000
+    assert sizes.tolist() == pytest.approx([0, 0.25, 0.25, 0.25, 0.25], abs=0.02)  # 4 standard deviations
+    assert drawn.flatten(1).float().mean(1).tolist() == pytest.approx([0.625] * 4, abs=0.02)  # mean of k / 4

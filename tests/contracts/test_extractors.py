@@ -56,7 +56,7 @@ def settled(method_name: str, kind: str) -> Scene:
     shape = (5,) if kind == "mlp" else (1, 4, 4)
     target.eval().requires_grad_(False)
     trusted, sites, method_class = torch.randn(20, *shape), find_sites(target), METHODS.load(method_name)
-    config = method_class.Config(components=6)
+    config = method_class.Config(components=6, **({"top_k": 3.0} if method_name == "apd" else {}))
     method: Method = method_class(target, sites, config, len(method_class.variants(config)))
     method.initialise(trusted_statistics(target, sites, trusted, "categorical"), torch.Generator().manual_seed(0))
     method.eval().requires_grad_(False)

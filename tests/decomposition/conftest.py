@@ -16,6 +16,7 @@ from madpipe.targets import convnet, mlp
 SMALL: dict[str, dict[str, Any]] = {
     "spd": {"components": 6, "importance_hidden": 4},
     "apd": {"components": 4, "rank": 2, "top_k": 1.5},
+    "vpd": {"components": 6, "importance_hidden": 4},
 }
 
 Start = Callable[..., Method]

@@ -14,7 +14,8 @@ from madpipe.decomposition.sparse_start import SparseForm
 from madpipe.decomposition.statistics import trusted_statistics
 from madpipe.errors import ConfigError
 from madpipe.targets import superposition
-from madpipe.tasks.superposition import APD_RECOVERY, SuperpositionTask, known_mechanisms
+from madpipe.tasks.recovery_settings import APD as APD_RECOVERY
+from madpipe.tasks.superposition import SuperpositionTask, known_mechanisms
 
 FEATURES, PROBABILITY, BIAS = 5, 0.1, 0.3
 
@@ -112,7 +113,7 @@ def form(used: list[list[int]], sparse: bool = True) -> SparseForm:
     n, columns = len(used), torch.zeros(12, len(used), dtype=torch.bool)
     for k, rows in enumerate(used):
         columns[rows, k] = True
-    return SparseForm(torch.ones(3, n), torch.ones(n, 3), columns, 0.0, sparse)
+    return SparseForm(torch.ones(3, n), torch.ones(n, 3), columns, torch.arange(len(columns)), 0.0, sparse)
 
 
 def test_atoms_of_use_on_the_same_inputs_are_one_component():

@@ -81,7 +81,7 @@ def test_a_single_variant_has_no_list_of_variants(start, small_mlp, rows):
 
 @pytest.mark.parametrize("mechanisms", [None, [{"bits": [1, 2], "value": 1}], {"trigger": [3]}])
 def test_nothing_is_said_of_recovery_where_mechanisms_cannot_be_compared(method, rows, mechanisms):
-    assert not comparable(mechanisms)
+    assert not comparable(mechanisms, method)
     document = assess(method, [rows], mechanisms)[0].document()
     assert not {"mmcs", "matched", "broken", "sites"} & document.keys()
     assert document["l0"] > 0

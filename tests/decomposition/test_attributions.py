@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from madpipe.components.model import ComponentModel
 from madpipe.components.sites import find_sites
 from madpipe.decomposition import attributions
-from madpipe.decomposition.attributions import component_attributions, slot_attributions
+from madpipe.decomposition.attributions import slot_attributions
+from madpipe.decomposition.component_attributions import Attribution, component_attributions
 
 RANK = 2
 
@@ -170,29 +171,32 @@ def test_up_to_sixteen_outputs_are_exact_and_more_are_projected(monkeypatch):
     assert len(attributions.output_gradients(model, x).uses[0].gradients) == 40
 
 
+EXACT, PROJECTED = Attribution(mode="backward"), Attribution(mode="projections")
+
+
 def test_random_projections_are_unbiased(monkeypatch):
     model, x = many_outputs()
-    monkeypatch.setattr(attributions, "MOST_OUTPUTS", 40)
-    exact = component_attributions(model, x, RANK)
+    exact = component_attributions(model, x, RANK, EXACT)
     generator = torch.Generator().manual_seed(1)
     sample = torch.randn(3000, 40, generator=generator, dtype=torch.float64)
-    monkeypatch.setattr(attributions, "_directions", lambda output: sample)
+    monkeypatch.setattr(attributions, "_directions", lambda output, exact: sample)
     # (v^T J P)^2 has a standard deviation of sqrt(2) times its mean: of 3,000, 2.6 % in the square, 1.3 % in the root.
-    torch.testing.assert_close(component_attributions(model, x, RANK), exact, rtol=4 * 0.013, atol=0)
+    torch.testing.assert_close(component_attributions(model, x, RANK, PROJECTED), exact, rtol=4 * 0.013, atol=0)
 
 
 def test_projections_are_the_same_in_every_call():
     model, x = many_outputs()
-    assert torch.equal(component_attributions(model, x, RANK), component_attributions(model, x, RANK))
+    first, second = (component_attributions(model, x, RANK, PROJECTED) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, component_attributions(model, x, RANK, EXACT), rtol=1e-3)
 
 
 def test_projections_are_the_same_in_both_precisions():
     """A threshold learned in float32 is then a threshold in float64."""
     model, x = many_outputs()
-    precise = component_attributions(model, x, RANK)
-    torch.testing.assert_close(
-        component_attributions(model.float(), x.float(), RANK), precise.float(), rtol=1e-4, atol=0
-    )
+    precise = component_attributions(model, x, RANK, PROJECTED)
+    single = component_attributions(model.float(), x.float(), RANK, PROJECTED)
+    torch.testing.assert_close(single, precise.float(), rtol=1e-4, atol=0)
 
 
 def test_a_linear_targets_attribution_is_its_component_on_the_input():

@@ -8,8 +8,10 @@ from madpipe.components.layers import site_operation
 from madpipe.components.sites import find_sites
 from madpipe.decomposition.causal_importance import (
     LEAK,
+    SharedImportance,
     SiteImportance,
     SlotImportance,
+    importance_functions,
     lower_leaky_hard_sigmoid,
     upper_leaky_hard_sigmoid,
 )
@@ -129,3 +131,65 @@ def test_a_function_per_slot_reads_that_slots_inner_activation_alone():
     V[:, :, 1] += 1.0
     changed = (function(x.repeat(2, 1), operation, V) != before).flatten(0, 1).any(0)
     assert changed.tolist() == [False, True, False, False, False]
+
+
+def shared_logits(target: nn.Sequential, names: list[str], xs: list[Tensor]) -> tuple[SharedImportance, list[Tensor]]:
+    """Of two instances of a shared function with two hidden units and three slots a site, on inputs [B, ...]."""
+    sites = find_sites(target, names)
+    function = importance_functions("shared", sites, [3] * len(sites), 2, 2)
+    assert isinstance(function, SharedImportance)
+    for part in function:
+        part.initialise(torch.Generator().manual_seed(0))
+        nn.init.normal_(part.read_bias)
+    operations = [site_operation(site, target.get_submodule(site.name)) for site in sites]
+    repeated = [x.repeat(2, *[1] * (x.ndim - 1)) for x in xs]
+    return function, [found.detach() for found in function(repeated, operations, [None] * len(sites))]
+
+
+def normalised(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
+def by_hand(function: SharedImportance, s: int, i: int, reads: list[Tensor]) -> Tensor:
+    """Instance s, site i: an MLP on the sum of what its hidden units read of each site."""
+    own = function[i]
+    return nn.functional.gelu(sum(reads) + own.read_bias[s]) @ own.write[s] + own.bias[s]
+
+
+@pytest.mark.parametrize("positions", [(), (4,)], ids=["none", "alike"])
+def test_a_shared_function_is_one_mlp_on_the_normalised_inputs_of_all_sites(positions):
+    xs = [torch.randn(6, *positions, 3), torch.randn(6, *positions, 5)]
+    function, found = shared_logits(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2)), ["0", "1"], xs)
+    for s in range(2):
+        reads = [normalised(x) @ part.read[s] for x, part in zip(xs, function, strict=True)]
+        for i in range(2):
+            torch.testing.assert_close(found[i][s], by_hand(function, s, i, reads), rtol=1e-4, atol=1e-5)
+
+
+def test_a_shared_function_reads_sites_of_other_positions_on_average():
+    xs = [torch.randn(6, 4, 3), torch.randn(6, 5)]
+    function, found = shared_logits(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2)), ["0", "1"], xs)
+    assert [tuple(value.shape) for value in found] == [(2, 6, 4, 3), (2, 6, 3)]
+    own, other = (normalised(x) @ part.read[0] for x, part in zip(xs, function, strict=True))
+    torch.testing.assert_close(found[0][0], by_hand(function, 0, 0, [own, other[:, None]]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1][0], by_hand(function, 0, 1, [own.mean(1), other]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_shared_function_has_an_importance_for_each_pixel_of_a_convolution():
+    target = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 2), nn.Flatten(), nn.Linear(8, 2))
+    xs = [torch.randn(6, 1, 5, 5), torch.randn(6, 2, 3, 3), torch.randn(6, 8)]
+    assert [tuple(value.shape) for value in shared_logits(target, ["0", "1", "3"], xs)[1]] == [
+        (2, 6, 3, 3, 3),
+        (2, 6, 2, 2, 3),
+        (2, 6, 3),
+    ]
+
+
+def test_hidden_units_of_a_shared_function_start_as_large_as_those_of_a_site():
+    target = nn.Sequential(nn.Linear(300, 200), nn.Linear(200, 100))
+    sites = find_sites(target, ["0", "1"])
+    shared = importance_functions("shared", sites, [3, 3], 1, 50)
+    for part in shared:
+        part.initialise(torch.Generator().manual_seed(0))
+    total = sum(float(part.read.detach().square().sum()) for part in shared) / 50
+    assert total == pytest.approx(2.0, rel=0.05)  # the variance of what a unit reads of inputs of mean square 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from madpipe.decomposition.clustering import Clustering, _Grouping, _packed, cluster, description_length, group_activity
+from madpipe.decomposition.clustering import Clustering, _Grouping, _packed, cluster, description_length
 
 Partition = list[list[int]]
 
@@ -200,7 +200,6 @@ def test_dead_subcomponents_are_reported_and_change_nothing():
 def test_where_all_are_dead_there_is_no_group():
     found = cluster(torch.zeros(5, 3, dtype=torch.bool))
     assert found == Clustering(groups=(), dead=(0, 1, 2), bits=0.0, alpha=1.0)
-    assert group_activity(torch.rand(2, 3), found).shape == (2, 0)
 
 
 def test_always_active_subcomponents_are_one_group_which_comes_first():
@@ -253,20 +252,6 @@ def test_labels_name_the_group_of_each_subcomponent():
     found = Clustering(groups=((1, 3), (0,)), dead=(2,), bits=0.0, alpha=1.0)
     assert found.labels().tolist() == [1, 0, -1, 0]
     assert found.labels().dtype == torch.int64
-
-
-def test_a_groups_activity_is_the_largest_of_its_members():
-    found = Clustering(groups=((1, 3), (0,)), dead=(2,), bits=0.0, alpha=1.0)
-    values = torch.tensor([[0.2, 0.5, 0.9, 0.1], [-0.3, -0.2, 0.0, -0.1]])
-    assert torch.equal(group_activity(values, found), torch.tensor([[0.5, 0.2], [-0.1, -0.3]]))
-    assert torch.equal(group_activity(values[:, None], found), group_activity(values, found)[:, None])
-
-
-def test_groups_of_binary_activity_are_active_where_any_member_is():
-    active, _ = planted([2, 3], rate=0.1, misses=0.2)
-    found = cluster(active, alpha=2.0)
-    members = [active[:, list(group)].any(1) for group in found.groups]
-    assert torch.equal(group_activity(active, found), torch.stack(members, dim=1))
 
 
 def test_importances_are_refused_until_they_are_made_binary():

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from madpipe.decomposition.inspection import component_matrices, importance_spectra, lone_feature_importances
+from madpipe.decomposition.component_view import ComponentView
+from madpipe.decomposition.inspection import (
+    co_importance,
+    component_matrices,
+    importance_spectra,
+    lone_feature_importances,
+)
 
 
 @pytest.fixture
@@ -89,3 +95,22 @@ def test_a_component_of_several_slots_is_their_sum_and_counts_once(start, small_
         np.testing.assert_allclose(matrix, V[:, own] @ U[own], rtol=1e-4, atol=1e-6)
     assert importance_spectra(method, [rows])["fc1"].largest.shape == (1, 4)
     assert lone_feature_importances(method, 5)["fc1"].shape == (1, 5, 4)
+
+
+def test_alive_slots_of_a_component_stand_beside_each_other(exact, rows):
+    exact.clusters = (ComponentView.of_groups([(0, 8), (1, 2, 3, 6, 7, 9)], {"fc1": 6, "head": 6}),) * 2
+    found = co_importance(exact, rows.split(7), 0)
+    assert found.names == ["fc1.0", "head.2", "fc1.1", "fc1.2", "fc1.3", "head.0", "head.1", "head.3"]
+    assert found.sizes == [2, 6]
+
+
+def test_co_importance_is_the_cosine_over_inputs(start, small_mlp, rows):
+    method = start("spd", small_mlp, rows).eval().requires_grad_(False)
+    method.clusters = (ComponentView.of_groups([range(12)], {"fc1": 6, "head": 6}),) * 2
+    found = co_importance(method, rows.split(7), 1).together
+    activity = method.activity(method.model.clean_forward(rows), rows)
+    both = np.concatenate([activity[site][1].double().numpy() for site in ("fc1", "head")], axis=1)
+    used = np.linalg.norm(both, axis=0) > 0
+    wanted = (both.T @ both)[used][:, used] / np.outer(*[np.linalg.norm(both, axis=0)[used]] * 2)
+    np.testing.assert_allclose(found[used][:, used], wanted, atol=1e-5)
+    assert not found[~used].any()

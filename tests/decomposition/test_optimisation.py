@@ -9,6 +9,7 @@ from madpipe.decomposition.optimisation import (
     clip_per_instance,
     draw_batch,
     make_optimizer,
+    refuse_broken_parameters,
     refuse_divergence,
     step_generator,
     take_step,
@@ -186,16 +187,78 @@ def test_steps_on_a_gpu_follow_those_on_the_cpu(start, small_mlp, rows, name: st
         torch.testing.assert_close(on_gpu, on_cpu, rtol=0.05, atol=0.02)
 
 
+def terms_of(**values: float) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor([1.0, value]) for name, value in values.items()}
+
+
+def bfloat16_steps(method, rows, dtype, count: int = 10) -> torch.optim.Optimizer:
+    optimizer = make_optimizer(method)
+    for step in range(count):
+        take_step(method, optimizer, draw_batch(method, rows, EVERY_ROW, step, 0), step, dtype)
+    return optimizer
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_follows_float32_within_its_precision(start, small_mlp, rows, name: str):
+    runs = []
+    for dtype in (None, torch.bfloat16):
+        method = start(name, small_mlp, rows, instances=2)
+        bfloat16_steps(method, rows, dtype)
+        runs.append(torch.cat([p.flatten() for p in parameters(method)]))
+    whole, half = runs
+    assert not torch.equal(half, whole)
+    assert float((half - whole).norm() / whole.norm()) < 0.05
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_under_bfloat16_parameters_and_the_optimisers_state_stay_float32(start, small_mlp, rows, name: str):
+    method = start(name, small_mlp, rows, instances=2)
+    optimizer = bfloat16_steps(method, rows, torch.bfloat16, count=2)
+    assert {value.dtype for value in parameters(method)} == {torch.float32}
+    assert {value.dtype for state in optimizer.state.values() for value in state.values()} == {torch.float32}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_steps_run_on_a_gpu(start, small_mlp, rows, name: str):
+    method = start(name, small_mlp, rows, instances=2).to("cuda")
+    bfloat16_steps(method, rows, torch.bfloat16)
+    assert all(p.isfinite().all() for p in parameters(method))
+
+
+def test_under_bfloat16_products_are_taken_in_it(start, small_mlp, rows, monkeypatch):
+    method = start("spd", small_mlp, rows, instances=2)
+    seen = []
+    explain = method.model.masked_forward
+
+    def masked_forward(x, masks):
+        if masks:
+            seen.append(explain(x, masks).output.dtype)
+        return explain(x, masks)
+
+    monkeypatch.setattr(method.model, "masked_forward", masked_forward)
+    bfloat16_steps(method, rows, torch.bfloat16, count=1)
+    assert seen == [torch.bfloat16]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_divergence_names_the_term_that_is_not_finite(bad: float):
-    with pytest.raises(DivergedError, match="'hidden' is not finite at step 120; lower decomposition.learning_rate"):
-        refuse_divergence({"total": bad, "divergence": 1.0, "hidden": bad}, 120)
+def test_divergence_names_the_first_step_and_its_term(bad: float):
+    history = [terms_of(total=1.0, hidden=1.0), terms_of(total=bad, hidden=bad), terms_of(total=bad, divergence=bad)]
+    with pytest.raises(DivergedError, match="'hidden' is not finite at step 121; lower decomposition.learning_rate"):
+        refuse_divergence(history, 120)
 
 
 def test_divergence_of_the_total_alone_names_the_total():
     with pytest.raises(DivergedError, match="'total'"):
-        refuse_divergence({"total": math.nan, "hidden": 1.0}, 1)
+        refuse_divergence([terms_of(total=math.nan, hidden=1.0)], 1)
 
 
 def test_finite_terms_are_not_refused():
-    refuse_divergence({"total": 1e30, "hidden": -0.0}, 1)
+    refuse_divergence([terms_of(total=1e30, hidden=-0.0)], 1)
+
+
+def test_a_parameter_that_is_not_finite_is_named(method):
+    refuse_broken_parameters(method, 7)
+    method.model.U[1].data[0, 0, 0] = math.inf
+    with pytest.raises(DivergedError, match="parameter 'model.U.1' is not finite after step 7"):
+        refuse_broken_parameters(method, 7)

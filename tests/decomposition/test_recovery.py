@@ -140,6 +140,21 @@ def test_a_match_has_a_cosine_of_at_least_095(spd, leak, matched):
     assert of_first(spd).at("linear1").matched == matched
 
 
+def test_a_feature_is_found_across_sites_by_all_its_mechanisms_together(spd):
+    # Slot 0 of linear1 reads feature 0 alone, but of its row (0.3, 0.4) it holds (0.3, 0): cosine 0.6, norm ratio 0.6.
+    # Beside an exact (1.2, 0) at linear2: 1.53 / (|(0.3, 1.2)| |(0.5, 1.2)|) = sqrt(1.53) / 1.3 = 0.9515.
+    spd.model.weight(0)[0] = torch.tensor([0.3, 0.4])
+    spd.model.U[0][:, 0] = torch.tensor([0.3, 0.0])
+    spd.model.weight(2)[:, 0] = torch.tensor([1.2, 0.0])
+    spd.model.V[2][:, :, 0] = torch.tensor([1.2, 0.0])
+    found = of_first(spd)
+    assert found.missing == ["linear1.feature0"]
+    figures = found.figures()
+    assert (figures["features"], figures["features_found"]) == (5, 5)
+    assert figures["mmcs_features"] == pytest.approx((1.53**0.5 / 1.3 + 4) / 5)
+    assert "features" not in found.at("linear1").figures()
+
+
 def test_a_component_that_points_away_is_no_match(spd):
     spd.model.U[0][:, 0] *= -1
     assert of_first(spd).missing == ["linear1.feature0"]

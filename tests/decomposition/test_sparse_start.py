@@ -4,8 +4,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from madpipe.components.model import ComponentModel
 from madpipe.components.sites import find_sites
-from madpipe.decomposition.sparse_start import UNREPRODUCED, SparseForm, _connected, _singular, sparse_forms
+from madpipe.decomposition.sparse_start import (
+    RESPONSE_UNREPRODUCED,
+    UNREPRODUCED,
+    SparseForm,
+    _closed,
+    _connected,
+    _response_form,
+    _singular,
+    _Usage,
+    sparse_forms,
+)
 from madpipe.decomposition.statistics import trusted_statistics
 from madpipe.targets import superposition
 
@@ -108,3 +119,47 @@ def test_singular_vectors_leave_out_what_is_negligible():
     V, U = _singular(matrix, 0.1)
     assert U.shape == (2, 3)
     torch.testing.assert_close(V @ U, torch.diag(torch.tensor([2.0, 1.0, 0.0])))
+
+
+@pytest.fixture(scope="module")
+def crowded() -> tuple[nn.Module, Tensor]:
+    """Twelve features read by six neurons, whose signs differ: no gradient sees all that a feature's row writes."""
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential(nn.Linear(12, 6, bias=False), nn.ReLU(), nn.Linear(6, 12, bias=False))
+    x = torch.rand(3000, 12, generator=generator) * 2 - 1
+    with torch.no_grad():
+        for layer in (module[0], module[2]):
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
+    return module.eval().requires_grad_(False), x * (torch.rand(x.shape, generator=generator) < 0.05)
+
+
+def test_response_atoms_read_one_feature_each_and_sum_to_the_weight(crowded):
+    target, trusted = crowded
+    sites = find_sites(target)
+    metric = trusted_statistics(target, sites, trusted, "regression").metric
+    model = ComponentModel(target, sites, [1] * len(sites))
+    usage = _Usage(model, trusted, torch.arange(1000), metric)
+    form = _response_form(usage, 0, trusted, torch.Generator().manual_seed(0))
+    assert form.sparse
+    assert form.unreproduced <= RESPONSE_UNREPRODUCED
+    read = form.V.abs() / form.V.norm(dim=0)
+    assert sorted(read.argmax(0).tolist()) == list(range(12))
+    assert (read.amax(0) > 0.95).all()
+    torch.testing.assert_close(form.V @ form.U, model.weight(0), atol=0.02, rtol=0)
+
+
+def test_a_weight_that_every_feature_uses_whole_has_no_sparse_form(crowded):
+    form = forms(*crowded)["2"]
+    assert not form.sparse
+    assert form.U.shape[0] == 6
+
+
+def test_closing_the_rest_moves_every_atom_a_little():
+    generator = torch.Generator().manual_seed(0)
+    V, U = torch.randn(8, 5, generator=generator), torch.randn(5, 4, generator=generator)
+    weight = V @ U + 0.1 * V @ torch.randn(5, 4, generator=generator)
+    closed_V, closed_U = _closed(V, U, weight, sweeps=4)
+    assert (closed_V @ closed_U - weight).norm() < 0.05 * (V @ U - weight).norm()
+    for k in range(5):
+        before, after = torch.outer(V[:, k], U[k]), torch.outer(closed_V[:, k], closed_U[k])
+        assert (after - before).norm() < 0.5 * before.norm()

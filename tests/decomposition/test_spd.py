@@ -1,13 +1,20 @@
 """SPD: masks between importance and one, variants side by side, alive sets."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from madpipe.components.masks import InputMask, SharedMask
 from madpipe.decomposition.optimisation import draw_batch, make_optimizer, step_generator, take_step
-from madpipe.decomposition.spd import SPDConfig, SPDVariant
+from madpipe.decomposition.spd import SPDConfig
+from madpipe.decomposition.subcomponents import Variant
 
 ROWS = [torch.arange(60)] * 2
+
+
+def batch_of(method, rows, step: int = 0):
+    return draw_batch(method, rows, ROWS, step, 0)
 
 
 @pytest.fixture
@@ -37,29 +44,29 @@ def test_activity_is_an_importance_between_zero_and_one(method, rows):
 
 
 def test_a_variants_coefficient_is_its_own_or_the_methods(start, small_mlp, rows):
-    variants = (SPDVariant(name="a"), SPDVariant(name="b", parsimony_coefficient=0.5, hidden_coefficient=2.0))
+    variants = (Variant(name="a"), Variant(name="b", parsimony_coefficient=0.5, hidden_coefficient=2.0))
     method = start("spd", small_mlp, rows, variants=variants, parsimony_coefficient=3.0)
     assert method.parsimony_weight.tolist() == [3.0, 0.5]
     assert method.hidden_weight.tolist() == [0.0, 2.0]
 
 
 def test_hidden_residuals_are_evidence_where_hidden_activations_were_matched(start, small_mlp, rows):
-    both = (SPDVariant(name="a"), SPDVariant(name="b", hidden_coefficient=1.0))
+    both = (Variant(name="a"), Variant(name="b", hidden_coefficient=1.0))
     assert start("spd", small_mlp, rows, variants=both).matches_hidden() == [False, True]
     assert start("spd", small_mlp, rows, variants=both[:1]).matches_hidden() == [True]  # rather than no evidence
 
 
 def test_stochastic_masks_lie_between_importance_and_one(method, rows):
     importances = {name: torch.full((2, 16, 6), 0.3) for name in ("fc1", "head")}
-    for seed in range(10):
-        for mask in method._stochastic_masks(importances, torch.Generator().manual_seed(seed)).values():
+    for step in range(10):
+        for mask in method._stochastic_masks(importances, batch_of(method, rows, step)).values():
             assert ((mask.slots >= 0.3) & (mask.slots <= 1)).all()
             assert ((mask.delta >= 0) & (mask.delta <= 1)).all()
 
 
-def test_stochastic_masks_leave_some_sites_clean_but_never_all(method):
+def test_stochastic_masks_leave_some_sites_clean_but_never_all(method, rows):
     importances = {name: torch.full((2, 16, 6), 0.3) for name in ("fc1", "head")}
-    counts = [len(method._stochastic_masks(importances, step_generator(0, step))) for step in range(40)]
+    counts = [len(method._stochastic_masks(importances, batch_of(method, rows, step))) for step in range(40)]
     assert set(counts) == {1, 2}
 
 
@@ -122,10 +129,6 @@ def test_a_start_at_the_weights_explains_trusted_outputs_from_the_start(method, 
     assert (explained - clean).abs().max() < 0.1 * clean.std()  # the span holds 99.9 % of the second moment
 
 
-def batch_of(method, rows, step: int = 0):
-    return draw_batch(method, rows, ROWS, step, 0)
-
-
 def test_layerwise_reconstruction_is_a_term_of_stochastic_batches(start, small_mlp, rows):
     settings = {"mask_shares": (0.0, 0.0, 1.0), "routed_share": 0.0}
     without = start("spd", small_mlp, rows, **settings)
@@ -139,7 +142,7 @@ def test_layerwise_reconstruction_is_a_term_of_stochastic_batches(start, small_m
 def test_without_a_stochastic_delta_the_delta_is_left_out(start, small_mlp, rows):
     method = start("spd", small_mlp, rows, stochastic_delta=False, routed_share=0.0)
     importances = {name: torch.full((2, 16, 6), 0.3) for name in ("fc1", "head")}
-    masks = method._stochastic_masks(importances, torch.Generator().manual_seed(0))
+    masks = method._stochastic_masks(importances, batch_of(method, rows))
     assert [mask.delta for mask in masks.values()] == [None, None]
 
 
@@ -161,8 +164,17 @@ def test_slots_stay_while_importances_warm_up(start, small_mlp, rows):
     assert not torch.equal(method.model.V[0], V)
 
 
+def test_importances_warm_up_after_faithfulness_has(start, small_mlp, rows):
+    method = start("spd", small_mlp, rows, faithfulness_warmup=1, importance_warmup=1, mask_shares=(0.0, 0.0, 1.0))
+    optimizer, seen = make_optimizer(method), [method.model.V[0].clone()]
+    for step in range(3):
+        take_step(method, optimizer, batch_of(method, rows, step), step)
+        seen.append(method.model.V[0].clone())
+    assert [torch.equal(a, b) for a, b in pairwise(seen)] == [False, True, False]
+
+
 @pytest.mark.parametrize("penalty", ["lp", "smooth_l0"])
-@pytest.mark.parametrize("function", ["site", "slot"])
+@pytest.mark.parametrize("function", ["site", "slot", "shared"])
 def test_every_penalty_and_importance_function_trains(start, small_cnn, images, penalty, function):
     method = start(
         "spd",

@@ -1,6 +1,9 @@
 """Training under Lightning: rounds, reports, and a resumed run that is the uninterrupted one (law 10)."""
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ import torch
 from madpipe.decomposition import training
 from madpipe.decomposition.decompose import decompose
 from madpipe.decomposition.training import mean_terms, train
-from madpipe.errors import DamagedFileError, DivergedError
+from madpipe.errors import DamagedFileError, DivergedError, OutOfTimeError
 from madpipe.registry import METHODS
 
 STEPS = 70  # four rounds of 20, 20, 20 and 10 steps
@@ -18,14 +21,14 @@ class StoppedError(Exception):
     """What stands in for an interruption."""
 
 
-def run(method, rows, checkpoints: Path, progress=lambda step, terms: None) -> None:
+def run(method, rows, checkpoints: Path, progress=lambda step, terms: None, **options: Any) -> None:
     train(
         method,
         rows,
         [torch.arange(len(rows))] * method.model.instances,
         seed=3,
         checkpoints=checkpoints,
-        trainer_options={"accelerator": "cpu"},
+        trainer_options={"accelerator": "cpu"} | options,
         progress=progress,
     )
 
@@ -90,7 +93,7 @@ def test_a_checkpoint_holds_tensors_alone(start, small_mlp, rows, tmp_path, monk
 def test_a_parameter_that_is_not_finite_stops_the_run_with_the_name_of_a_term(start, small_mlp, rows, tmp_path):
     method = start("apd", small_mlp, rows, steps=20)
     method.model.V[0].data.fill_(torch.nan)
-    with pytest.raises(DivergedError, match="the loss term '(faithfulness|minimality)' is not finite at step 20"):
+    with pytest.raises(DivergedError, match="the loss term '(faithfulness|minimality)' is not finite at step 0"):
         run(method, rows, tmp_path)
 
 
@@ -140,3 +143,82 @@ def test_a_damaged_checkpoint_is_named(start, small_mlp, rows, tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
     with pytest.raises(DamagedFileError, match=r"last\.ckpt"):
         run(start("spd", small_mlp, rows, steps=STEPS), rows, tmp_path)
+
+
+def checkpoint_of(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_cut_by_the_time_limit_again_and_again_ends_at_the_uninterrupted_result(
+    start, small_mlp, rows, tmp_path, name
+):
+    whole = start(name, small_mlp, rows, steps=7, alive_after=3)
+    run(whole, rows, tmp_path / "whole")
+    for done in range(1, 7):  # a limit of no time at all lets one step through
+        cut = start(name, small_mlp, rows, steps=7, alive_after=3)
+        with pytest.raises(OutOfTimeError, match=rf"max_time: 00:00:00:00 is over at step {done} of 7"):
+            run(cut, rows, tmp_path / "cut", max_time="00:00:00:00")
+        assert int(checkpoint_of(tmp_path / "cut")["step_count"]) == done
+    last = start(name, small_mlp, rows, seed=9, steps=7, alive_after=3)
+    run(last, rows, tmp_path / "cut", max_time="00:00:00:00")  # the last step is done: nothing is left to stop
+    assert_same_bits(state(last), state(whole))
+
+
+def test_a_run_within_its_time_limit_is_whole(start, small_mlp, rows, tmp_path):
+    method = start("spd", small_mlp, rows, steps=20)
+    run(method, rows, tmp_path, max_time="00:01:00:00")
+    assert int(checkpoint_of(tmp_path)["step_count"]) == 20
+
+
+def test_a_finished_run_started_again_takes_no_further_step(start, small_mlp, rows, tmp_path):
+    first, again = (start("spd", small_mlp, rows, seed=seed, steps=20) for seed in (0, 1))
+    run(first, rows, tmp_path)
+    run(again, rows, tmp_path)
+    assert_same_bits(state(again), state(first))
+
+
+def test_sigterm_ends_a_run_after_the_step_it_came_in_with_a_checkpoint(start, small_mlp, rows, tmp_path, monkeypatch):
+    whole = start("spd", small_mlp, rows, steps=50)
+    run(whole, rows, tmp_path / "whole")
+    taken = training.take_step
+
+    def interrupted(method, optimizer, batch, step, dtype):
+        if step == 27:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return taken(method, optimizer, batch, step, dtype)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(training, "take_step", interrupted)
+    with pytest.raises(SystemExit) as ending:
+        run(start("spd", small_mlp, rows, steps=50), rows, tmp_path / "cut")
+    assert ending.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert int(checkpoint_of(tmp_path / "cut")["step_count"]) == 28
+    monkeypatch.undo()
+    resumed = start("spd", small_mlp, rows, seed=9, steps=50)
+    run(resumed, rows, tmp_path / "cut")
+    assert_same_bits(state(resumed), state(whole))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(start, small_mlp, rows, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(training, "CHECKPOINT_ROUNDS", 1)
+    monkeypatch.setattr(training, "INNER_STEPS", 1)
+    method = start(name, small_mlp, rows, steps=200, learning_rate=1e12)
+    with pytest.raises(DivergedError, match=r"'[\w.]+' is not finite (at|after) step \d+; lower") as stopped:
+        run(method, rows, tmp_path)
+    kept = checkpoint_of(tmp_path)
+    assert all(bool(value.isfinite().all()) for value in kept.values() if value.is_floating_point())
+    assert 0 < int(kept["step_count"]) <= int(str(stopped.value).split("step ")[1].split(";")[0])
+
+
+def test_bfloat16_is_a_precision_of_the_trainer(start, small_mlp, rows, tmp_path):
+    runs = []
+    for precision in ("32-true", "bf16-mixed"):
+        method = start("apd", small_mlp, rows, steps=40)
+        run(method, rows, tmp_path / precision, precision=precision)
+        runs.append(method.model.V[0].detach())
+    assert runs[1].dtype == torch.float32
+    assert not torch.equal(*runs)
+    torch.testing.assert_close(*runs, rtol=0.1, atol=0.05)

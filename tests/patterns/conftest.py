@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from madpipe.components.sites import find_sites
+from madpipe.decomposition.apd import APD, APDConfig
 from madpipe.decomposition.method import Method
-from madpipe.decomposition.spd import SPD, SPDConfig, SPDVariant
+from madpipe.decomposition.spd import SPD, SPDConfig
 from madpipe.decomposition.statistics import trusted_statistics
+from madpipe.decomposition.subcomponents import Variant
 from madpipe.patterns.observation import Observer
 from madpipe.targets import convnet, mlp
 
-VARIANTS = (SPDVariant(name="output"), SPDVariant(name="hidden", hidden_coefficient=1.0))
+VARIANTS = (Variant(name="output"), Variant(name="hidden", hidden_coefficient=1.0))
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +85,12 @@ def convolutional(images: Tensor) -> Method:
 def observe() -> Callable[..., Any]:
     """(method, x) -> an observation."""
     return lambda method, x: Observer(method).observe(x)
+
+
+@pytest.fixture
+def apd(target: nn.Module, rows: Tensor) -> Method:
+    """Five components of two slots at each site, all alive."""
+    sites = find_sites(target)
+    method = APD(target, sites, APDConfig(components=5, rank=2, top_k=2.0), 1)
+    method.initialise(trusted_statistics(target, sites, rows.float(), "categorical"), torch.Generator().manual_seed(0))
+    return method.eval().requires_grad_(False).double()

@@ -13,7 +13,7 @@ from madpipe.patterns.activations import Activations, ActivationsConfig
 from madpipe.patterns.causal_importances import CausalImportances
 from madpipe.patterns.copies import disagreement, fit_copy, reinitialised
 from madpipe.patterns.delta import DeltaAttribution
-from madpipe.patterns.extractor import ExtractorConfig
+from madpipe.patterns.extractor import ExtractorConfig, SlotConfig
 from madpipe.patterns.inner_activations import InnerActivations
 from madpipe.patterns.inputs import Inputs
 from madpipe.patterns.outputs import confidence
@@ -29,13 +29,13 @@ def features(extractor, observation) -> dict[str, np.ndarray]:
 
 
 def test_an_inner_activation_is_the_size_of_what_the_slot_writes_with_the_sign_of_what_it_reads(partial, rows, observe):
-    found = features(InnerActivations(ExtractorConfig(), partial), observe(partial, rows))
+    found = features(InnerActivations(SlotConfig(), partial), observe(partial, rows))
     V, U = partial.model.V[0][1], partial.model.U[0][1]
     np.testing.assert_allclose(found["hidden:fc1.3"], (rows @ V[:, 3]) * U[3].norm(), rtol=1e-5)
 
 
 def test_over_positions_the_largest_inner_activation_counts(convolutional, images, observe):
-    found = features(InnerActivations(ExtractorConfig(), convolutional), observe(convolutional, images))
+    found = features(InnerActivations(SlotConfig(), convolutional), observe(convolutional, images))
     V, U = convolutional.model.V[0][0], convolutional.model.U[0][0]
     read = nn.functional.conv2d(images, V[:, 2].view(1, 1, 3, 3), padding=1).flatten(1)
     np.testing.assert_allclose(np.abs(found["output:conv1.2"]), read.abs().amax(1) * U[2].norm(), rtol=1e-5)
@@ -43,12 +43,12 @@ def test_over_positions_the_largest_inner_activation_counts(convolutional, image
 
 def test_a_causal_importance_is_the_activity(partial, rows, observe):
     observation = observe(partial, rows)
-    found = features(CausalImportances(ExtractorConfig(), partial), observation)
+    found = features(CausalImportances(SlotConfig(), partial), observation)
     np.testing.assert_allclose(found["hidden:fc2.5"], observation.activity["fc2"][1, :, 5], rtol=1e-6)
 
 
 def test_every_slot_of_every_variant_has_a_feature_that_knows_its_site(partial, rows, observe):
-    patterns = CausalImportances(ExtractorConfig(), partial).extract(observe(partial, rows))
+    patterns = CausalImportances(SlotConfig(), partial).extract(observe(partial, rows))
     assert len(patterns.features) == 2 * 3 * 8
     assert all(f":{site}." in name for name, site in zip(patterns.features, patterns.sites, strict=True))
 

@@ -14,7 +14,7 @@ def fitted(method, rows) -> Involvement:
 
 
 def ratios(involvement: Involvement, observation) -> torch.Tensor:
-    return involvement.sizes(observation) / involvement.scale
+    return involvement.ratios(observation)
 
 
 def test_parts_are_the_alive_slots_and_a_delta_per_site(partial, rows):

@@ -71,3 +71,21 @@ def test_a_method_that_is_not_installed_is_named(stored, tmp_path):
     (copy / "decomposition.json").write_text(json.dumps(document))
     with pytest.raises(UnknownNameError, match="no method named 'spq'. Did you mean 'spd'"):
         load_decomposition(copy, network())
+
+
+def test_clusters_that_are_not_of_its_slots_are_refused(stored, tmp_path):
+    copy = shutil.copytree(stored, tmp_path / "copy")
+    document = load_json(copy / "decomposition.json")
+    document["clusters"][0]["0"].append(0)
+    (copy / "decomposition.json").write_text(json.dumps(document))
+    with pytest.raises(DamagedFileError, match="ValueError: the clusters are not of its slots"):
+        load_decomposition(copy, network())
+
+
+def test_a_document_older_than_clustering_is_read_and_has_no_components(stored, tmp_path):
+    copy = shutil.copytree(stored, tmp_path / "copy")
+    document = load_json(copy / "decomposition.json")
+    del document["clusters"]
+    (copy / "decomposition.json").write_text(json.dumps(document))
+    assert not load_decomposition(copy, network()).has_components
+    assert load_decomposition(stored, network()).has_components

@@ -8,6 +8,7 @@ import pytest
 
 from madpipe.reporting.decomposition_figures import (
     alive_spectrum_figure,
+    co_importance_figure,
     component_matrices_figure,
     importance_matrix_figure,
     l0_figure,
@@ -184,3 +185,27 @@ def test_figures_are_drawn_without_pyplot():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+class TestCoImportance:
+    def test_the_matrix_is_drawn_as_it_stands_with_a_name_for_each_row(self):
+        together = np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 0.1], [0.0, 0.1, 1.0]])
+        figure = co_importance_figure(together, ["fc1.2", "head.0", "fc1.0"], [2, 1])
+        assert images(figure)[0].get_array().tolist() == together.tolist()
+        assert images(figure)[0].get_clim() == (0.0, 1.0)
+        assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["fc1.2", "head.0", "fc1.0"]
+
+    def test_each_component_has_a_frame_around_its_own(self):
+        figure = co_importance_figure(np.eye(6), [str(k) for k in range(6)], [3, 1, 2])
+        frames = [(frame.get_x(), frame.get_y(), frame.get_width()) for frame in figure.axes[0].patches]
+        assert frames == [(-0.5, -0.5, 3), (2.5, 2.5, 1), (3.5, 3.5, 2)]
+
+    def test_too_many_subcomponents_have_no_names_and_a_figure_of_bounded_size(self):
+        figure = co_importance_figure(np.eye(400), [str(k) for k in range(400)], [400])
+        assert not figure.axes[0].get_yticklabels()
+        assert max(figure.get_size_inches()) < 12
+
+    def test_with_nothing_alive_there_is_a_figure_that_says_so(self, tmp_path):
+        figure = co_importance_figure(np.zeros((0, 0)), [], [])
+        assert figure.axes[0].get_xlabel().startswith("0 alive subcomponents in 0 components")
+        save_figure(figure, tmp_path / "empty.png")

@@ -78,7 +78,7 @@ def test_the_choice_and_all_criteria_are_logged(decomposed, run):
 
 def test_figures_and_quality_are_artifacts(decomposed, run):
     drawn = {path.name for path in (decomposed.path / "figures").iterdir()}
-    names = {"alive_spectrum", "importances", "components-0", "components-2"}
+    names = {"alive_spectrum", "co_importance", "importances", "components-0", "components-2"}
     assert drawn == {"reconstruction.png", *(f"{name}-{v}.png" for name in names for v in ("output", "hidden"))}
     for name in drawn:
         stored = artifacts(run) / "figures" / name
@@ -251,7 +251,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     real: Callable[..., Any] = training.take_step
 
     def stopping(*arguments: Any) -> Any:
-        if arguments[-1] == steps:
+        if arguments[3] == steps:  # (method, optimizer, batch, step, ...)
             raise KeyboardInterrupt
         return real(*arguments)
 

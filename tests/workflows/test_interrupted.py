@@ -1,4 +1,4 @@
-"""A fit that is stopped leaves no pipeline; the same command goes on and ends at the uninterrupted result."""
+"""A fit or decomposition that is stopped leaves no result; the same command goes on to the uninterrupted one."""
 
 import os
 import shutil
@@ -10,16 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 import madpipe
 from madpipe.config.loading import load_config
 from madpipe.pipeline.folder import digest, partial_folder
 from madpipe.pipeline.workspace import open_workspace
+from madpipe.workflows.decompose import decompose
 from madpipe.workflows.fit import fit
 
 STEPS = "decomposition.steps=1000"
-COMMAND = ["fit", "config.yaml", "-o", "pipeline", "--set", STEPS, "--set", "tracking.experiment=interrupted"]
+COMMAND = ["config.yaml", "-o", "result", "--set", STEPS, "--set", "tracking.experiment=interrupted"]
+FINAL = {  # what must be the same to the byte
+    "fit": [
+        f"folds/0/{n}" for n in ("decomposition/components.safetensors", "calibration.npz", "involvement.safetensors")
+    ],
+    "decompose": ["components/components.safetensors", "quality.json"],
+}
 
 
 @dataclass(frozen=True)
@@ -32,24 +40,34 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Story:
-    """What was seen of a fit that was told to stop, then killed, then left in peace."""
+    """What was seen of a command that was told to stop, then killed, then left in peace."""
 
+    verb: str
     folder: Path
+    noted_steps: int  # in the checkpoint that it left when told to stop
     terminated: Stopped
     killed: Stopped
     finished: Stopped
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
+def start(folder: Path, verb: str, *options: str) -> "subprocess.Popen[str]":
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     clean |= {"PYTHONPATH": str(Path(madpipe.__file__).parents[1])}
-    words = [sys.executable, "-m", "madpipe", *COMMAND]
+    words = [sys.executable, "-m", "madpipe", verb, *COMMAND, *options]
     return subprocess.Popen(words, cwd=folder, env=clean, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def checkpoint_path(folder: Path) -> Path:
+    return partial_folder(folder / "result") / "checkpoints" / "0" / "last.ckpt"
+
+
+def steps_in_checkpoint(folder: Path) -> int:
+    return int(torch.load(checkpoint_path(folder), weights_only=True)["state_dict"]["step_count"])
 
 
 def wait_for_new_checkpoint(folder: Path, process: "subprocess.Popen[str]", known: int) -> int:
     """The time of the checkpoint that was written after the one of time `known`."""
-    last = partial_folder(folder / "pipeline") / "checkpoints" / "0" / "last.ckpt"
+    last = checkpoint_path(folder)
     while process.poll() is None:
         if last.exists() and last.stat().st_mtime_ns > known:
             return last.stat().st_mtime_ns
@@ -68,24 +86,31 @@ def ending(folder: Path, process: "subprocess.Popen[str]") -> Stopped:
     )
 
 
-@pytest.fixture(scope="module")
-def story(write_own_model, fitted, tmp_path_factory) -> Story:
+@pytest.fixture(scope="module", params=["fit", "decompose"])
+def story(request, write_own_model, fitted, tmp_path_factory) -> Story:
     folder = write_own_model(tmp_path_factory.mktemp("interrupted"))
     shutil.copy(fitted.folder / "mlflow.db", folder)  # with its tables made, which takes seconds
-    seen, checkpoint = [], 0
+    seen, steps, checkpoint = [], [], 0
     for number in (signal.SIGTERM, signal.SIGKILL):
-        process = start(folder)
+        process = start(folder, request.param)
         checkpoint = wait_for_new_checkpoint(folder, process, checkpoint)
         process.send_signal(number)
         seen.append(ending(folder, process))
-    return Story(folder, *seen, ending(folder, start(folder)))
+        steps.append(steps_in_checkpoint(folder))
+        checkpoint = checkpoint_path(folder).stat().st_mtime_ns
+    return Story(request.param, folder, steps[0], *seen, ending(folder, start(folder, request.param)))
 
 
 @pytest.mark.slow
-def test_a_fit_that_is_told_to_stop_ends_with_143_in_one_line(story):
+def test_what_is_told_to_stop_ends_with_143_in_one_line(story):
     assert story.terminated.code == 143
     assert story.terminated.talk.splitlines()[-1] == "madpipe: stopped by SIGTERM."
     assert "Traceback" not in story.terminated.talk
+
+
+@pytest.mark.slow
+def test_it_leaves_a_checkpoint_of_the_step_it_stopped_at(story):
+    assert 200 < story.noted_steps < 1000  # 200: that of the tenth round, after which it was told
 
 
 @pytest.mark.slow
@@ -95,10 +120,10 @@ def test_its_run_is_called_killed(story):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["terminated", "killed"])
-def test_a_stopped_fit_leaves_no_pipeline(story, how):
+def test_what_was_stopped_leaves_no_result(story, how):
     stopped = getattr(story, how)
-    assert "pipeline" not in stopped.names
-    assert "pipeline.partial" in stopped.names
+    assert "result" not in stopped.names
+    assert "result.partial" in stopped.names
 
 
 @pytest.mark.slow
@@ -107,18 +132,32 @@ def test_the_same_command_continues_in_the_same_run_and_cleans_up(story):
     assert story.finished.code == 0, story.finished.talk
     assert "Continuing the interrupted training of the same config." in story.finished.talk
     assert story.finished.run_status == "FINISHED"
-    assert "pipeline" in story.finished.names
-    assert "pipeline.partial" not in story.finished.names
+    assert "result" in story.finished.names
+    assert "result.partial" not in story.finished.names
 
 
 @pytest.mark.slow
-def test_it_ends_at_the_bytes_of_a_fit_that_was_never_stopped(story, write_own_model, tmp_path):
+def test_it_ends_at_the_bytes_of_one_that_was_never_stopped(story, write_own_model, tmp_path):
     folder = write_own_model(tmp_path)
     config = load_config(folder / "config.yaml", [STEPS, "tracking.enabled=false"])
-    fit(config, base=folder, output=folder / "pipeline", report=lambda line: None)
-    for name in ("decomposition/components.safetensors", "calibration.npz", "involvement.safetensors"):
-        whole, resumed = (place / "pipeline" / "folds" / "0" / name for place in (folder, story.folder))
-        assert digest(whole) == digest(resumed), name
+    verb = {"fit": fit, "decompose": decompose}[story.verb]
+    verb(config, base=folder, output=folder / "result", report=lambda line: None)
+    for name in FINAL[story.verb]:
+        assert digest(folder / "result" / name) == digest(story.folder / "result" / name), name
+
+
+@pytest.mark.slow
+def test_a_time_limit_ends_with_5_and_the_same_command_continues_until_it_is_done(write_own_model, tmp_path):
+    folder = write_own_model(tmp_path)
+    options = ("--set", "tracking.enabled=false", "--set", "decomposition.steps=2", "--set")
+    codes, talks = [], []
+    for _ in range(2):
+        process = start(folder, "decompose", *options, "trainer.max_time=00:00:00:00")
+        talks.append(process.communicate(timeout=300)[1])
+        codes.append(process.returncode)
+    assert codes == [5, 0], talks
+    assert talks[0].splitlines()[-1].startswith("madpipe: trainer.max_time: 00:00:00:00 is over at step 1 of 2, and")
+    assert "Continuing the interrupted training of the same config." in talks[1]
 
 
 def test_a_second_fit_into_the_same_output_is_refused_at_once(madpipe, write_own_model, tmp_path, monkeypatch):
