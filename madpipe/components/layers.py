@@ -4,6 +4,7 @@ Legend: S instances trained side by side, B inputs, P positions (none for a plai
 K slots. A slot is one rank-one matrix V[:, k] U[k, :]; tensors from the network have S and B in one leading axis.
 """
 
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -35,6 +36,27 @@ class SiteOperation(Protocol):
     def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
         """The site's output [S*B, ...] with `bias` [O], which is never decomposed. Added into `y`."""
         ...
+
+
+class SiteReading:
+    """What a site reads in a pass, x [S*B, ...], and what follows from it, each computed once.
+
+    V [S, I, K]; `weight` is the site's own, [I, O].
+    """
+
+    def __init__(self, operation: SiteOperation, x: Tensor, V: Tensor, weight: Tensor):
+        self.operation, self.x = operation, x
+        self._V, self._weight = V, weight
+
+    @cached_property
+    def inner(self) -> Tensor:
+        """Inner activations, [S, B, *P, K]."""
+        return self.operation.inner(self.x, self._V)
+
+    @cached_property
+    def written(self) -> Tensor:
+        """W x, without the bias: [S*B, ...]."""
+        return self.operation.apply_weights(self.x, self._weight[None])
 
 
 class LinearOperation:

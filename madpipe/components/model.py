@@ -9,6 +9,7 @@ Not supported: weights recomputed at each access (parametrizations), and fused a
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from madpipe.components.layers import SiteOperation, site_operation, weight_matrix
+from madpipe.components.layers import SiteOperation, SiteReading, site_operation, weight_matrix
 from madpipe.components.masks import ActiveMask, FixedWeights, InputMask, Masks, SharedMask, SiteMask
 from madpipe.components.pairs import written_by_pairs
 from madpipe.components.sites import Site
 from madpipe.errors import ShapeError, UnknownNameError
+
+NOTHING_KNOWN: Mapping[str, SiteReading] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -94,19 +97,23 @@ class ComponentModel(nn.Module):
         """The linear map of site `index`, without its bias."""
         return site_operation(self.sites[index], self.module(index))
 
+    def reading(self, index: int, x: Tensor) -> SiteReading:
+        """Site `index` reading x [S*B, ...]."""
+        return SiteReading(self.operation(index), x, self.V[index], self.weight(index))
+
     def clean_forward(self, x: Tensor) -> Forward:
         """The target as it is, on [B, ...]; site inputs and output with a leading axis of one."""
-        return self._run(x, {}, 1)
+        return self._run(x, {}, {}, 1)
 
-    def masked_forward(self, x: Tensor, masks: Masks) -> Forward:
+    def masked_forward(self, x: Tensor, masks: Masks, known: Mapping[str, SiteReading] = NOTHING_KNOWN) -> Forward:
         """The target on [S*B, ...], the weight of each site in `masks` replaced by its masked sum of slots and delta.
 
-        Shapes of the masks stand in masks.py; a site without a mask runs clean. UnknownNameError when a site is never
-        reached.
+        Shapes of the masks stand in masks.py; a site without a mask runs clean. `known`: what sites read at their first
+        use, where that is known before the pass. UnknownNameError when a site is never reached.
         """
-        known = {site.name for site in self.sites}
-        assert set(masks) <= known, f"masks for {sorted(set(masks) - known)}, sites are {sorted(known)}"
-        return self._run(x, masks, self.instances)
+        names = {site.name for site in self.sites}
+        assert set(masks) <= names, f"masks for {sorted(set(masks) - names)}, sites are {sorted(names)}"
+        return self._run(x, masks, known, self.instances)
 
     def perturbed_forward(self, x: Tensor, perturb: Callable[[int, Tensor, Tensor], Tensor]) -> Forward:
         """The clean pass with `perturb(site index, site input, W x)` in place of each site's W x, before its bias."""
@@ -117,10 +124,15 @@ class ComponentModel(nn.Module):
 
         return self._route(x, handle, 1)
 
-    def _run(self, x: Tensor, masks: Masks, instances: int) -> Forward:
+    def _run(self, x: Tensor, masks: Masks, known: Mapping[str, SiteReading], instances: int) -> Forward:
+        unused = dict(known)
+
         def handle(index: int, site_input: Tensor) -> Tensor | None:
-            mask = masks.get(self.sites[index].name)
-            return None if mask is None else self._masked_site(index, site_input, mask)
+            name = self.sites[index].name
+            if name not in masks:
+                return None
+            reading = unused.pop(name) if name in unused else self.reading(index, site_input)
+            return self._masked_site(index, reading, masks[name])
 
         return self._route(x, handle, instances)
 
@@ -146,9 +158,9 @@ class ComponentModel(nn.Module):
             {name: _per_instance(value, instances, B, name) for name, value in captured.items()},
         )
 
-    def _masked_site(self, index: int, x: Tensor, mask: SiteMask) -> Tensor:
+    def _masked_site(self, index: int, reading: SiteReading, mask: SiteMask) -> Tensor:
         """The site's output [S*B, ...] under `mask`, without bias."""
-        operation = self.operation(index)
+        operation, x = reading.operation, reading.x
         V, U = self.V[index], self.U[index]
         match mask:
             case FixedWeights(matrices):
@@ -158,15 +170,13 @@ class ComponentModel(nn.Module):
             case ActiveMask(pairs):
                 return written_by_pairs(operation, x, V, U, pairs)
             case InputMask(slots, delta):
-                inner = operation.inner(x, V)
-                slots = _over_positions(slots, inner)
+                inner, slots = reading.inner, _over_positions(slots, reading.inner)
                 if delta is None:
                     return operation.write(inner * slots, U)
                 delta_positions = _over_positions(delta[..., None], inner)
                 kept = operation.write(inner * (slots - delta_positions), U)
-                whole = operation.apply_weights(x, self.weight(index)[None])
-                per_row = delta.reshape(-1, *[1] * (whole.ndim - 1))
-                return kept + per_row * whole
+                per_row = delta.reshape(-1, *[1] * (reading.written.ndim - 1))
+                return kept + per_row * reading.written
 
     def _refuse_unreached(self, captured: Mapping[str, Tensor]) -> None:
         missing = [site.name for site in self.sites if site.name not in captured]

@@ -30,9 +30,9 @@ class ActivePairs:
 def active_pairs(active: Tensor) -> ActivePairs:
     """Of a 0/1 mask [S, B, C]."""
     S, B, C = active.shape
-    by_component = active.transpose(1, 2) > 0
-    counts = by_component.sum(2).flatten()
-    component, row = by_component.reshape(S * C, B).nonzero(as_tuple=True)
+    by_component = (active > 0).transpose(1, 2).reshape(S * C, B)
+    counts = by_component.sum(1)
+    component, row = by_component.nonzero(as_tuple=True)
     starts = counts.cumsum(0) - counts
     place = torch.arange(len(component), device=active.device) - starts[component]
     rows = active.new_zeros(S * C, max(int(counts.max()), 1), dtype=torch.long)

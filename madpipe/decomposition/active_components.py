@@ -1,4 +1,4 @@
-"""Which components are active, given their attributions [S, B, C]: a 0/1 mask of the same shape."""
+"""Which components are active, given their attributions [S, B, C], or squares of these: a 0/1 mask of that shape."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ def batch_top_k(attributions: Tensor, k: Tensor | float) -> Tensor:
     S, B, C = attributions.shape
     counts = (torch.as_tensor(k, dtype=torch.double).cpu() * B).long().clamp(1, B * C).expand(S)
     flat = attributions.flatten(1)
-    chosen = flat.topk(int(counts.max()), dim=1).indices
-    kept = torch.arange(chosen.shape[1]) < counts[:, None]
+    most, alike = int(counts.max()), bool((counts == counts[0]).all())
+    chosen = flat.topk(most, dim=1, sorted=not alike).indices  # an order costs twice the choice, and is of use only
+    kept = torch.arange(most) < counts[:, None]  # where some instance takes the first of its own alone
     return torch.zeros_like(flat).scatter_(1, chosen, kept.to(flat)).view(S, B, C)
 
 

@@ -24,11 +24,10 @@ from madpipe.decomposition.active_components import batch_top_k, threshold_of, t
 from madpipe.decomposition.apd_config import APDConfig
 from madpipe.decomposition.component_attributions import (
     component_attributions,
-    own_attributions,
     squared_attributions,
 )
 from madpipe.decomposition.initialisation import grouped_by_use, start_at_groups
-from madpipe.decomposition.losses import faithfulness, hidden_reconstruction, schatten
+from madpipe.decomposition.losses import faithfulness, hidden_reconstruction, schatten, sum_and_sizes
 from madpipe.decomposition.method import Batch, Method, MethodConfig, TrustedStatistics
 from madpipe.decomposition.processes import rows_of_all
 from madpipe.decomposition.sparse_start import USED, sparse_forms
@@ -46,6 +45,7 @@ class APD(Method):
     Config: ClassVar[type[MethodConfig]] = APDConfig
     name: ClassVar[str] = "apd"
     spans_sites: ClassVar[bool] = True
+    fused_updates: ClassVar[bool] = True  # unfused, updates are a fifth of a step of the residual MLP
     config: APDConfig
     recent: Tensor
     threshold: Tensor
@@ -60,6 +60,7 @@ class APD(Method):
                 "of the target's sites give; lower it, or set decomposition.components."
             )
         super().__init__(target, sites, config, instances)
+        self._weights_mean_square: float | None = None
         self._spectra: dict[int, float] = {}  # sum of singular values^p of each site's weight
         self.register_buffer("recent", torch.ones(instances, self.components))
         self.register_buffer("threshold", torch.zeros(instances))
@@ -134,12 +135,17 @@ class APD(Method):
             on = (attributions > self.threshold[:, None, None]).to(x.dtype)
         return {site.name: self._on_slots(on) for site in self.model.sites}
 
+    @property
+    def draws(self) -> bool:
+        return self.config.alive_share > 0
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        terms = self._priced(batch) if self.config.selection == "lp" else self._selected(batch)
-        terms["faithfulness"] = self._faithfulness()
+        terms, frequencies = self._priced(batch) if self.config.selection == "lp" else self._selected(batch)
+        terms["faithfulness"], terms["simplicity"] = self._faithfulness_and_simplicity(frequencies)
         total = torch.zeros_like(terms["faithfulness"])
         for name in TERMS:
-            total = total + self._coefficient(name, batch.progress) * terms[name]
+            coefficient = self._coefficient(name, batch.progress)
+            total = total + coefficient * terms[name] if coefficient else total  # of 0, no gradient of zeros either
         return {"total": total} | {name: terms[name] for name in TERMS}
 
     def _coefficient(self, term: str, progress: float) -> float:
@@ -149,23 +155,30 @@ class APD(Method):
             return coefficient * min(1.0, (1 - progress) / self.config.simplicity_anneal)
         return coefficient
 
-    def _selected(self, batch: Batch) -> dict[str, Tensor]:
-        """Terms of a pass with the attributed components alone (or the alive set)."""
-        own = rows_of_all(own_attributions(self.model, batch.x, self.config.rank, self.config.how))
-        exact = self.config.selection == "top_k"
-        whole = top_k(own, int(self.top_k[0])) if exact else batch_top_k(own, self.top_k)
-        self._remember(whole)
-        active = batch.share.of(whole)
-        use_alive = float(torch.rand((), generator=batch.generator)) < self.config.alive_share
+    def _selected(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms of a pass with the attributed components alone (or the alive set); how often each is one, [S, C]."""
+        active, frequencies = self._active(batch)
+        use_alive = self.draws and float(torch.rand((), generator=batch.generator)) < self.config.alive_share
         masked = self.model.masked_forward(batch.x, self._alive_masks_now() if use_alive else self._input_masks(active))
         return {
             "minimality": self.statistics.metric.reconstruction(batch.clean.output, masked.output),
             "hidden": self._hidden(batch, masked),
-            "simplicity": self._simplicity(active),
-        }
+        }, frequencies
 
-    def _priced(self, batch: Batch) -> dict[str, Tensor]:
-        """Terms of a pass with every component, its attributions priced: (A^2 / sigma^2 + tiny)^(p/2).
+    @torch.no_grad()
+    def _active(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Which components are, 0/1 [S, B, C], and on which share of these inputs, [S, C]."""
+        squares = squared_attributions(self.model, batch.x, self.config.rank, self.config.how, own=True)
+        squares = rows_of_all(squares)
+        exact = self.config.selection == "top_k"
+        whole = top_k(squares, int(self.top_k[0])) if exact else batch_top_k(squares, self.top_k)
+        frequencies = whole.mean(1)
+        self._remember(frequencies)
+        own = batch.share.of(whole)
+        return own, frequencies if own is whole else own.mean(1)
+
+    def _priced(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms of a pass with every component, its attributions priced: (A^2 / sigma^2 + tiny)^(p/2); weights [S, C].
 
         The same price weighs a component's singular values: of a Schatten exponent q it counts to the power q/2.
         """
@@ -175,19 +188,31 @@ class APD(Method):
         return {
             "minimality": prices.sum(2).mean(1),
             "hidden": self._hidden(batch, everything),
-            "simplicity": self._simplicity(prices.pow(self.config.schatten_exponent / 2)),
-        }
+        }, prices.pow(self.config.schatten_exponent / 2).mean(1)
 
     def _hidden(self, batch: Batch, masked: Forward) -> Tensor:
-        variances = dict(self.statistics.hidden_variances)
-        hidden = hidden_reconstruction(dict(batch.clean.site_inputs), dict(masked.site_inputs), variances)
+        with torch.set_grad_enabled(self.config.hidden_coefficient > 0):
+            variances = dict(self.statistics.hidden_variances)
+            hidden = hidden_reconstruction(dict(batch.clean.site_inputs), dict(masked.site_inputs), variances)
         return hidden.expand(self.model.instances)
 
-    def _faithfulness(self) -> Tensor:
-        indices = range(len(self.model.sites))
-        weights = [self.model.weight(i) for i in indices]
-        scale = sum(float(w.square().sum()) for w in weights) / sum(w.numel() for w in weights)
-        return faithfulness([self.model.delta(i) for i in indices]) / scale
+    def _faithfulness_and_simplicity(self, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared delta over the mean squared weight; Schatten energy of active components over that of the whole
+        weight, mean over sites: [S] each. `frequencies` [S, C]: on which share of inputs each component is active.
+        """
+        model, exponent, deltas, energies = self.model, self.config.schatten_exponent, [], []
+        for i in range(len(model.sites)):
+            total, sizes = sum_and_sizes(model.V[i], model.U[i])
+            deltas.append(model.weight(i) - total)
+            energies.append(schatten(sizes, frequencies, exponent) / self._spectrum(i))
+        return faithfulness(deltas) / self._mean_square(), torch.stack(energies).mean(0)
+
+    def _mean_square(self) -> float:
+        """Of all the weights."""
+        if self._weights_mean_square is None:
+            weights = [self.model.weight(i) for i in range(len(self.model.sites))]
+            self._weights_mean_square = sum(float(w.square().sum()) for w in weights) / sum(w.numel() for w in weights)
+        return self._weights_mean_square
 
     def after_step(self, step: int) -> None:
         self.steps_done.fill_(step + 1)
@@ -204,14 +229,6 @@ class APD(Method):
                 self.threshold[s] = threshold_of(attributions[s], k) if k else USED * attributions[s].max()
         super().settle(chunks, threshold)
 
-    def _simplicity(self, active: Tensor) -> Tensor:
-        """Schatten energy of active components [S, B, C] over that of the whole weight, mean over sites: [S]."""
-        exponent, model = self.config.schatten_exponent, self.model
-        energies = [
-            schatten(model.U[i], model.V[i], active, exponent) / self._spectrum(i) for i in range(len(model.sites))
-        ]
-        return torch.stack(energies).mean(0)
-
     def _spectrum(self, index: int) -> float:
         """Schatten energy of the weight of site `index`."""
         if index not in self._spectra:
@@ -226,8 +243,10 @@ class APD(Method):
         """The active pairs alone where they are few; a convolution would run once for each component."""
         pairs = active_pairs(active)
         few = pairs.densest <= DENSE * active.shape[1]
-        slots = InputMask(self._on_slots(active))
-        return {site.name: ActiveMask(pairs) if few and site.kind == "linear" else slots for site in self.model.sites}
+        pairs_here = [few and site.kind == "linear" for site in self.model.sites]
+        everywhere = None if all(pairs_here) else InputMask(self._on_slots(active))
+        masks = [ActiveMask(pairs) if here else everywhere for here in pairs_here]
+        return {site.name: mask for site, mask in zip(self.model.sites, masks, strict=True) if mask is not None}
 
     def _alive_masks_now(self) -> dict[str, SiteMask]:
         early = int(self.steps_done) < self.config.alive_after
@@ -235,6 +254,6 @@ class APD(Method):
         return {site.name: SharedMask(self._on_slots(alive)) for site in self.model.sites}
 
     @torch.no_grad()
-    def _remember(self, active: Tensor) -> None:
+    def _remember(self, frequencies: Tensor) -> None:
         """Running share of inputs on which each component is active."""
-        self.recent.mul_(self.config.alive_decay).add_((1 - self.config.alive_decay) * active.mean(1))
+        self.recent.mul_(self.config.alive_decay).add_((1 - self.config.alive_decay) * frequencies)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from madpipe.components.layers import SiteOperation
+from madpipe.components.layers import SiteReading
 from madpipe.components.sites import Site
 from madpipe.decomposition.scalar_networks import scalar_networks
 
@@ -31,8 +31,20 @@ class _LowerLeakyHardSigmoid(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
-        inside = gradient * ((x > 0) & (x <= 1))
-        return inside + gradient.clamp(max=0) * (LEAK * (x <= 0))
+        below = gradient.clamp(max=0).mul_(LEAK)
+        return torch.where(x > 0, gradient, below).masked_fill_(x > 1, 0)
+
+
+class _UpperLeakyHardSigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        return (x - 1).clamp_(min=0).mul_(LEAK).add_(x.clamp(0, 1))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return torch.where(x > 1, LEAK * gradient, gradient).masked_fill_(x < 0, 0)
 
 
 def lower_leaky_hard_sigmoid(x: Tensor) -> Tensor:
@@ -43,7 +55,8 @@ def lower_leaky_hard_sigmoid(x: Tensor) -> Tensor:
 
 def upper_leaky_hard_sigmoid(x: Tensor) -> Tensor:
     """clamp(x, 0) up to 1, slope LEAK above; feeds the importance penalty, so that a slot stuck at 1 can come down."""
-    return x.clamp(0, 1) + LEAK * functional.relu(x - 1)
+    result: Tensor = _UpperLeakyHardSigmoid.apply(x)
+    return result
 
 
 class SiteImportance(nn.Module):
@@ -66,12 +79,13 @@ class SiteImportance(nn.Module):
             self.read.normal_(generator=generator).mul_(math.sqrt(2 / self.fan_in))
             self.write.normal_(generator=generator).mul_(1 / math.sqrt(self.write.shape[1]))
 
-    def forward(self, x: Tensor, operation: SiteOperation, V: Tensor) -> Tensor:
-        """Site input [S*B, ...] -> pre-sigmoid importances [S, B, *P, K]; `V` is not read."""
-        return self.write_slots(self.read_site(x, operation))
+    def forward(self, reading: SiteReading) -> Tensor:
+        """Pre-sigmoid importances [S, B, *P, K] of a site's input."""
+        return self.write_slots(self.read_site(reading))
 
-    def read_site(self, x: Tensor, operation: SiteOperation) -> Tensor:
-        """Site input [S*B, ...] -> what hidden units read of it, [S, B, *P, hidden]."""
+    def read_site(self, reading: SiteReading) -> Tensor:
+        """What hidden units read of a site's input, [S, B, *P, hidden]."""
+        operation, x = reading.operation, reading.x
         energy = operation.inner(x.square(), x.new_ones(self.read.shape[0], self.d_in, 1)) / self.d_in
         return operation.inner(x, self.read) * torch.rsqrt(energy + 1e-6)
 
@@ -101,9 +115,9 @@ class SlotImportance(nn.Module):
             self.read.normal_(generator=generator)
             self.write.normal_(generator=generator).mul_(1 / math.sqrt(self.write.shape[2]))
 
-    def forward(self, x: Tensor, operation: SiteOperation, V: Tensor) -> Tensor:
-        """Site input [S*B, ...] and V [S, I, K] -> pre-sigmoid importances [S, B, *P, K]."""
-        inner = operation.inner(x, V)
+    def forward(self, reading: SiteReading) -> Tensor:
+        """Pre-sigmoid importances [S, B, *P, K] of a site's inner activations."""
+        inner = reading.inner
         z = inner.flatten(1, -2).mT.flatten(0, 1)
         weights = (self.read.flatten(0, 1), self.read_bias.flatten(0, 1), self.write.flatten(0, 1))
         logits = scalar_networks(z, *weights).unflatten(0, (-1, inner.shape[-1])).mT.contiguous() + self.bias
@@ -113,9 +127,9 @@ class SlotImportance(nn.Module):
 class ImportanceFunctions(nn.ModuleList):
     """One function per site, each of what its own site reads."""
 
-    def forward(self, xs: Sequence[Tensor], operations: Sequence[SiteOperation], Vs: Sequence[Tensor]) -> list[Tensor]:
-        """Site inputs [S*B, ...] -> pre-sigmoid importances [S, B, *P, K], in the order of the sites."""
-        return [function(x, operation, V) for function, x, operation, V in zip(self, xs, operations, Vs, strict=True)]
+    def forward(self, readings: Sequence[SiteReading]) -> list[Tensor]:
+        """Pre-sigmoid importances [S, B, *P, K], in the order of the sites."""
+        return [function(reading) for function, reading in zip(self, readings, strict=True)]
 
 
 class SharedImportance(ImportanceFunctions):
@@ -126,9 +140,9 @@ class SharedImportance(ImportanceFunctions):
     same everywhere. Unlike the transformer of VPD it has one hidden layer, and no attention between positions.
     """
 
-    def forward(self, xs: Sequence[Tensor], operations: Sequence[SiteOperation], Vs: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, readings: Sequence[SiteReading]) -> list[Tensor]:
         parts = [function for function in self if isinstance(function, SiteImportance)]
-        reads = [part.read_site(x, operation) for part, x, operation in zip(parts, xs, operations, strict=True)]
+        reads = [part.read_site(reading) for part, reading in zip(parts, readings, strict=True)]
         sums = {shape: _all_seen_from(shape, reads) for shape in {read.shape for read in reads}}
         return [part.write_slots(sums[own.shape]) for part, own in zip(parts, reads, strict=True)]
 

@@ -10,7 +10,8 @@ parameter path from no weights to the target's, on which all components grow tog
 Gradients are had in one of three ways (`mode`): `backward`, a backward pass for each output; `forward`, a forward-mode
 derivative for each component, for as many outputs as there are; `projections`, a backward pass for each of 16 random
 mixes of outputs, unbiased. The first two agree up to rounding. `auto` takes backward up to 16 outputs, above that the
-fewest passes of forward and projections.
+fewest passes of forward and projections; what it takes exactly, and what `forward` takes, is had without any graph
+where the network is a chain and that takes fewer multiplications than a backward pass for each output (chains.py).
 
 Effects are differentiable with respect to slots; what the target does is a constant to them.
 Legend: S instances, B inputs, P positions, I = d_in, O = d_out, C components of m slots, D outputs or projections.
@@ -18,7 +19,7 @@ Legend: S instances, B inputs, P positions, I = d_in, O = d_out, C components of
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor
 from madpipe.components.layers import SiteOperation
 from madpipe.components.model import ComponentModel
 from madpipe.decomposition.attributions import MOST_OUTPUTS, OutputGradients, SiteUse, output_gradients
+from madpipe.decomposition.chains import Segment, chain_attributions, chain_of, multiplications
 
 AttributionKind = Literal["gradient", "integrated_gradients", "ablation"]
 AttributionMode = Literal["auto", "backward", "forward", "projections"]
@@ -57,19 +59,21 @@ def component_attributions(model: ComponentModel, x: Tensor, rank: int, how: Att
     return squared_attributions(model, x, rank, how, own=False).sqrt()
 
 
-@torch.no_grad()
-def own_attributions(model: ComponentModel, x: Tensor, rank: int, how: Attribution = GRADIENT) -> Tensor:
-    """`component_attributions` of each instance on its own part of x [S*B, ...] alone: [S, B, C]."""
-    return squared_attributions(model, x, rank, how, own=True).sqrt()
-
-
 def squared_attributions(model: ComponentModel, x: Tensor, rank: int, how: Attribution, *, own: bool) -> Tensor:
     """mean_o effect^2, [S, B, C]; `own`: x is [S*B, ...], a part for each instance, and not one [B, ...] for all.
 
     Differentiable with respect to V and U also where an attribution is 0, as its root is not.
     """
     C = model.slots[0] // rank
-    effects, numbers = _effects(model, x, rank, how, own)
+    outputs, written = _sizes(model, x[:1])
+    mode = chosen_mode(how.mode, outputs, C)
+    chain = None
+    if how.kind == "gradient" and mode != "projections" and how.mode != "backward":
+        chain = _cheap_chain(model, x if own else _repeated(model, x), rank, outputs)
+    if chain is not None:
+        return chain_attributions(model, chain, rank)
+    effects = _effects(model, x, rank, replace(how, mode=mode), own)
+    numbers = len(x) * (1 if own else model.instances) * max(outputs, written)
     size = max(MOST_NUMBERS // numbers, 1)
     parts = [_sum_of_squares(effects(slice(c, min(c + size, C)))) for c in range(0, C, size)]
     return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
@@ -90,23 +94,37 @@ def chosen_mode(mode: AttributionMode, outputs: int, components: int) -> Attribu
     return "forward" if components <= MOST_OUTPUTS else "projections"
 
 
-def _effects(model: ComponentModel, x: Tensor, rank: int, how: Attribution, own: bool) -> tuple[Effects, int]:
-    """Effects, and the size of the largest tensor that one component makes."""
-    with torch.no_grad():
-        clean, uses = _uses(model, x)
-    S = model.instances
-    outputs = clean[0].numel()
-    rows = len(x) if own else S * len(x)
-    numbers = rows * max(outputs, *(use.written // len(x) for use in uses))
-    mode = chosen_mode(how.mode, outputs, model.slots[0] // rank)
-    everyone = x if own else x.repeat(S, *[1] * (x.ndim - 1))
+@torch.no_grad()
+def _sizes(model: ComponentModel, x: Tensor) -> tuple[int, int]:
+    """Outputs of one input x [1, ...], and the most numbers that a site writes for it."""
+    clean, uses = _uses(model, x)
+    return clean.numel(), max(use.written for use in uses)
+
+
+def _repeated(model: ComponentModel, x: Tensor) -> Tensor:
+    """[B, ...] -> [S*B, ...]."""
+    return x.repeat(model.instances, *[1] * (x.ndim - 1))
+
+
+def _cheap_chain(model: ComponentModel, x: Tensor, rank: int, outputs: int) -> list[Segment] | None:
+    """The chain that the network is on x [S*B, ...], where it is one, costs less than every output's gradient would,
+    and has components whose own matrices, which it makes, are no larger than their effects on the batch.
+    """
+    chain = chain_of(model, x)
+    backward = rank * outputs * sum(site.d_out for site in model.sites)
+    limit = min(backward, outputs * len(x) // model.instances)
+    return chain if chain is not None and multiplications(chain) <= limit else None
+
+
+def _effects(model: ComponentModel, x: Tensor, rank: int, how: Attribution, own: bool) -> Effects:
+    everyone = x if own else _repeated(model, x)
     if how.kind == "ablation":
-        return _ablation_effects(model, everyone, rank), numbers
+        return _ablation_effects(model, everyone, rank)
     scales = [1.0] if how.kind == "gradient" else [(i + 0.5) / how.steps for i in range(how.steps)]
-    if mode == "forward":
-        return _forward_effects(model, everyone, rank, scales), numbers
-    found = [output_gradients(model, x, scale=scale, exact=mode == "backward") for scale in scales]
-    return _backward_effects(model, found, rank, own), numbers
+    if how.mode == "forward":
+        return _forward_effects(model, everyone, rank, scales)
+    found = [output_gradients(model, x, scale=scale, exact=how.mode == "backward") for scale in scales]
+    return _backward_effects(model, found, rank, own)
 
 
 @dataclass(frozen=True)
@@ -169,9 +187,9 @@ def _use_effects(model: ComponentModel, use: SiteUse, components: slice, rank: i
 
 def _alike(gradients: Tensor) -> bool:
     """Whether all inputs have the same gradients [D, S, B, O]: the network is linear from here on."""
-    first = gradients[:, :1, :1]
+    largest = SAME * gradients[:, 0, 0].abs().amax()
     some = gradients[:, :, :: max(gradients.shape[2] // 16, 1)]  # nearly always enough to see that they have not
-    return all(bool((values - first).abs().amax() <= SAME * first.abs().amax()) for values in (some, gradients))
+    return all(bool((g.amax((1, 2)) - g.amin((1, 2))).amax() <= largest) for g in (some, gradients))
 
 
 def _written(inner: Tensor, U: Tensor, rank: int) -> Tensor:

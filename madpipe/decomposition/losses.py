@@ -5,7 +5,7 @@ Legend: S instances, B inputs, O outputs, P positions, K slots.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +47,9 @@ class OutputMetric:
 
         KL alone saturates where the target is sure of itself; the distance keeps a gradient there.
         """
+        if self.kind == "regression":  # both are the squared distance, its kl by half the number of outputs larger
+            squares = (clean - explained.to(clean.dtype)).square()
+            return per_instance_mean(squares) * ((clean.shape[-1] / 2 + 1) / self.variance)
         both = self.kl(clean, explained) + self.squared_distance(clean, explained)
         return per_instance_mean(both)
 
@@ -56,14 +59,20 @@ def per_instance_mean(values: Tensor) -> Tensor:
     return values.flatten(1).mean(1)
 
 
-def hidden_reconstruction(clean: dict[str, Tensor], masked: dict[str, Tensor], variances: dict[str, float]) -> Tensor:
+Mean = Callable[[Tensor], Tensor]  # over inputs and positions, [S, B, ...] -> [S]
+
+
+def hidden_reconstruction(
+    clean: dict[str, Tensor],
+    masked: dict[str, Tensor],
+    variances: dict[str, float],
+    mean: Mean = per_instance_mean,
+) -> Tensor:
     """Mean squared difference of hidden activations over their variance, mean over sites: [S]; a scalar 0 without any.
 
     `clean` [S, B, ...] and `masked` [S, B, ...] hold at least the sites named in `variances`.
     """
-    terms = [
-        per_instance_mean((clean[name] - masked[name]).square()) / variance for name, variance in variances.items()
-    ]
+    terms = [mean((clean[name] - masked[name]).square()) / variance for name, variance in variances.items()]
     return torch.stack(terms).mean(0) if terms else next(iter(clean.values())).new_zeros(())
 
 
@@ -86,22 +95,22 @@ def parsimony(sums: list[Tensor], weights: list[Tensor]) -> Tensor:
     return torch.stack(terms).sum(0)
 
 
-def importance_minimality(importances: list[Tensor], exponent: float) -> Tensor:
+def importance_minimality(importances: list[Tensor], exponent: float, mean: Mean = per_instance_mean) -> Tensor:
     """Mean over inputs (and positions) of sum_k |g_k|^p, summed over sites: [S] (SPD eq. 7).
 
-    `importances` are [S, B, *P, K], from the upper leaky hard sigmoid. 1e-6 is added to g, for a gradient finite at 0
-    when p is below 1.
+    `importances` are [S, B, *P, K], at least 0 (the upper leaky hard sigmoid). 1e-6 is added to g, for a gradient
+    finite at 0 when p is below 1.
     """
-    terms = [per_instance_mean((g.clamp(min=0) + 1e-6).pow(exponent).sum(-1)) for g in importances]
+    terms = [mean((g + 1e-6).pow(exponent).sum(-1)) for g in importances]
     return torch.stack(terms).sum(0)
 
 
-def smooth_l0(importances: list[Tensor], width: float) -> Tensor:
+def smooth_l0(importances: list[Tensor], width: float, mean: Mean = per_instance_mean) -> Tensor:
     """Mean over inputs (and positions) of sum_k g^2 / (g^2 + width^2), summed over sites: [S] (VPD).
 
     Counts active slots as `width` falls to 0; its gradient stays bounded by 0.65 / width, unlike that of |g|^p at 0.
     """
-    terms = [per_instance_mean((g.square() / (g.square() + width**2)).sum(-1)) for g in importances]
+    terms = [mean((g.square() / (g.square() + width**2)).sum(-1)) for g in importances]
     return torch.stack(terms).sum(0)
 
 
@@ -115,13 +124,36 @@ def frequency(importances: list[Tensor], scale: float, whole: Callable[[Tensor],
     return torch.stack([(f * torch.log2(1 + scale * f)).sum(1) for f in means]).sum(0)
 
 
-def schatten(U: Tensor, V: Tensor, active: Tensor, exponent: float) -> Tensor:
+def schatten(sizes: Tensor, frequencies: Tensor, exponent: float) -> Tensor:
     """Mean over inputs of sum_{c active} sum_m (|U_cm|^2 |V_cm|^2)^(p/2): [S] (APD section 2.4, factorised Schatten-p).
 
-    `U` [S, C*m, O], `V` [S, I, C*m], `active` [S, B, C] binary.
+    `sizes` [S, C*m] are |U_k|^2 |V_k|^2, `frequencies` [S, C] the share of inputs on which each component is active.
     """
-    S, _, C = active.shape
-    norms = torch.linalg.vector_norm(U, dim=-1) * torch.linalg.vector_norm(V, dim=1)  # keeps no copy of U and V
-    energy = norms.square().view(S, C, -1)
+    energy = sizes.unflatten(1, (frequencies.shape[1], -1))
     per_component = (energy + 1e-16).pow(exponent / 2).sum(-1)
-    return (active.mean(1) * per_component).sum(-1)
+    return (frequencies * per_component).sum(-1)
+
+
+def sum_and_sizes(V: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_k V_k U_k, [S, I, O], and |V_k|^2 |U_k|^2, [S, K], of `V` [S, I, K], `U` [S, K, O].
+
+    Both at once, since slots are what a method holds most of: their gradient is then made in one piece.
+    """
+    total, read, written = _SumAndSquares.apply(V, U)
+    return total, read * written
+
+
+class _SumAndSquares(torch.autograd.Function):
+    """V U, |V_k|^2, |U_k|^2."""
+
+    @staticmethod
+    def forward(ctx: Any, V: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(V, U)
+        return V @ U, torch.linalg.vecdot(V, V, dim=1), torch.linalg.vector_norm(U, dim=2).square()
+
+    @staticmethod
+    def backward(ctx: Any, total: Tensor, read: Tensor, written: Tensor) -> tuple[Tensor, Tensor]:
+        V, U = ctx.saved_tensors
+        total = total.to(V.dtype)  # a product made under autocast
+        of_V = (V * (2 * read)[:, None, :]).baddbmm_(total, U.mT)
+        return of_V, (U * (2 * written)[:, :, None]).baddbmm_(V.mT, total)

@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +16,8 @@ from madpipe.components.model import ComponentModel, Forward
 from madpipe.components.share import WHOLE, Share
 from madpipe.components.sites import Site
 from madpipe.decomposition.component_view import ComponentView
-from madpipe.decomposition.losses import OutputMetric
+from madpipe.decomposition.losses import OutputMetric, per_instance_mean
+from madpipe.decomposition.merged_rows import MergedRows, silent_at_zero
 from madpipe.errors import ConfigError
 
 VARIANT_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # stands in feature names, metrics and file names
@@ -84,6 +86,18 @@ class Batch:
     generator: torch.Generator
     progress: float
     share: Share = WHOLE  # the rows of x, of the batch that processes train on together; `generator` is alike in all
+    merged: MergedRows | None = None  # inputs without effect stand in x once; None: every row stands for itself
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over the inputs that were drawn, and positions: [S, B, ...] -> [S]."""
+        return per_instance_mean(values) if self.merged is None else self.merged.mean(values)
+
+    def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """U(0, 1) of `shape` [S, B, ...], of the type and device of `like`; a row's are the same if others merged."""
+        if self.merged is None:
+            return self.share.uniform(shape, self.generator, like.dtype).to(like.device)
+        drawn = self.share.uniform((shape[0], self.merged.drawn, *shape[2:]), self.generator, like.dtype)
+        return self.merged.of(drawn.to(like.device))
 
 
 class Method(nn.Module, ABC):
@@ -92,6 +106,7 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type[MethodConfig]]
     name: ClassVar[str]
     spans_sites: ClassVar[bool] = False  # a component is slots of every site, not one slot of one site
+    fused_updates: ClassVar[bool] = False  # clipping and Adam in one pass each, rounded in another order
 
     model: ComponentModel
     statistics: TrustedStatistics
@@ -124,6 +139,16 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def activity(self, clean: Forward, x: Tensor) -> dict[str, Tensor]:
         """How active each slot is on each of [B] inputs, at each position: site -> [S, B, *P, K], 0 = off."""
+
+    @property
+    def merges_rows(self) -> bool:
+        """Whether `losses` takes batches whose inputs without effect are merged (merged_rows.py)."""
+        return False
+
+    @cached_property
+    def silent_at_zero(self) -> bool:
+        """Whether no site reads anything of an input of zeros."""
+        return silent_at_zero(self.model, self.statistics.input_std.to(next(self.parameters()).device))
 
     @property
     def variant_names(self) -> list[str]:
@@ -173,6 +198,11 @@ class Method(nn.Module, ABC):
     def part_name(self, index: int, slot: int) -> str:
         """What a slot of site `index` is called where parts of the network are named."""
         return f"{self.model.sites[index].name}.{slot}"
+
+    @property
+    def draws(self) -> bool:
+        """Whether losses draw from a batch's generator."""
+        return True
 
     def before_update(self, step: int) -> None:
         """Called with gradients in place, before they are clipped: a parameter whose gradient is None stays."""

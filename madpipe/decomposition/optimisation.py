@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from madpipe.components.share import WHOLE, Share
+from madpipe.decomposition.merged_rows import merge_zero_rows
 from madpipe.decomposition.method import Batch, Method
 from madpipe.decomposition.processes import average_in_place
 from madpipe.decomposition.schedules import cosine
@@ -18,9 +19,8 @@ CLIP = 1.0  # gradient norm of one instance
 def make_optimizer(method: Method) -> torch.optim.AdamW:
     """Adam over all that `method` trains; element-wise, so instances stay independent."""
     parameters = [p for p in method.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        parameters, lr=method.config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, foreach=True
-    )
+    passes = {"fused": True} if method.fused_updates else {"foreach": True}
+    return torch.optim.AdamW(parameters, lr=method.config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, **passes)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -38,13 +38,18 @@ def draw_batch(
     generator = step_generator(seed, step)
     size, device = method.config.batch_size, next(method.parameters()).device
     picks = torch.stack([own[torch.randint(len(own), (size,), generator=generator)] for own in rows])
-    noise = torch.randn((picks.numel(), *trusted.shape[1:]), generator=generator).view(*picks.shape, *trusted.shape[1:])
-    x = trusted[share.of(picks).flatten()].to(device)
-    own_noise = share.of(noise).flatten(0, 1).to(device)
-    x = x + method.config.input_noise * method.statistics.input_std.to(device) * own_noise
+    x = trusted.index_select(0, share.of(picks).flatten()).to(device)
+    if method.config.input_noise or method.draws:  # what is drawn next comes after the noise, also where it is unused
+        shape = (*picks.shape, *trusted.shape[1:])
+        noise = share.of(torch.randn((picks.numel(), *shape[2:]), generator=generator).view(shape)).flatten(0, 1)
+        if method.config.input_noise:
+            x = x + method.config.input_noise * method.statistics.input_std.to(device) * noise.to(device)
+    merged = merge_zero_rows(x.unflatten(0, (len(rows), -1))) if method.merges_rows and method.silent_at_zero else None
+    if merged is not None:
+        x = merged.of(x.unflatten(0, (len(rows), -1))).flatten(0, 1)
     with torch.no_grad():
         clean = method.model.masked_forward(x, {})
-    return Batch(x=x, clean=clean, generator=generator, progress=step / method.config.steps, share=share)
+    return Batch(x, clean, generator, step / method.config.steps, share, merged)
 
 
 def refuse_uneven_shares(batch_size: int, processes: int) -> None:
@@ -90,18 +95,21 @@ def _gradients(method: Method) -> list[Tensor]:
 
 def clip_per_instance(method: Method, limit: float = CLIP) -> None:
     """`clip_gradients` of all that `method` trains."""
-    clip_gradients(method.parameters(), limit)
+    clip_gradients(method.parameters(), limit, fused=method.fused_updates)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> None:
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, fused: bool = False) -> None:
     """Scale each instance's gradient of `parameters` to norm `limit` at most.
 
-    Instances share no parameter: the leading axis of each is the instance, so they stay independent.
+    Instances share no parameter: the leading axis of each is the instance, so they stay independent. `fused` squares
+    and sums in one pass.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return
-    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+    rows = [g.flatten(1) for g in gradients]
+    squared = [torch.linalg.vector_norm(g, dim=1).square() if fused else g.square().sum(1) for g in rows]
+    squares = torch.stack(squared).sum(0)
     scale = (limit / (squares.sqrt() + 1e-6)).clamp(max=1.0)
     for g in gradients:
         g.mul_(scale.view(-1, *[1] * (g.ndim - 1)))

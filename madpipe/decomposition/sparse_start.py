@@ -24,9 +24,10 @@ from madpipe.decomposition.atoms import Atoms, gradient_atoms, response_atoms
 from madpipe.decomposition.attributions import OutputGradients, output_gradients
 from madpipe.decomposition.losses import OutputMetric
 
+SHOWN = 8192  # trusted rows, the first ones, from which gradient atoms are drawn
 ROWS = 2000  # trusted rows on which it is seen when an atom is of use
 POOLS = 16  # random pools of gradient atoms: one in two finds an atom too many
-RESPONSE_POOLS = 2  # they differ little
+RESPONSE_POOLS = 4  # one in three merges two features or misses one
 PRICE = 1e-2  # of the squared sum of amounts times usage, against the squared error: breaks ties, no more
 RESPONSE_PRICE = 1e-1  # prefers inputs of one feature to mixtures of several
 USED = 0.05  # of an atom's largest attribution: above it, the atom is of use on that input
@@ -70,9 +71,9 @@ def sparse_forms(
 ) -> dict[str, SparseForm]:
     """The sparse form of every site of `target` on `trusted` [N, ...], each from the best of `pools` random pools."""
     model = ComponentModel(target, sites, [1] * len(sites))
-    picked = torch.randperm(len(trusted), generator=generator)[:ROWS]
-    usage = _Usage(model, trusted, picked, metric)
-    found = _gradient_forms(usage, trusted, generator, pools)
+    shown = trusted[:SHOWN]
+    usage = _Usage(model, shown, torch.randperm(len(shown), generator=generator)[:ROWS], metric)
+    found = _gradient_forms(usage, shown, generator, pools)
     return {
         site.name: found[i] if i in found else _response_form(usage, i, trusted, generator)
         for i, site in enumerate(sites)
@@ -165,18 +166,22 @@ def _gradient_form(usage: _Usage, index: int, atoms: Atoms) -> SparseForm:
 
 
 def _response_form(usage: _Usage, index: int, trusted: Tensor, generator: torch.Generator) -> SparseForm:
-    """Of response atoms, where they explain the site better than its singular vectors, or these."""
+    """Of response atoms, where they explain the site better than its singular vectors, or these.
+
+    Of several pools the one of least divergence times atoms in use: two features in one pair of atoms use both for
+    either, and a feature without an atom is not reproduced.
+    """
     singular = _singular_form(usage, index)
     pools = islice(response_atoms(usage.model, index, trusted, generator), RESPONSE_POOLS)
     forms = [_response_sum(usage, index, atoms) for atoms in pools]
-    best = min(forms, key=lambda form: form.unreproduced)
+    best = min(forms, key=lambda form: form.unreproduced * float(form.used.sum()))
     sparser = best.used.sum() < SPARSER * singular.used.sum()
     return best if sparser and best.unreproduced <= RESPONSE_UNREPRODUCED else singular
 
 
 def _response_sum(usage: _Usage, index: int, atoms: Atoms) -> SparseForm:
     """The sum of atoms found in one pool, up to what is negligible."""
-    V, U = _joined(*_solved(usage, index, atoms, RESPONSE_PRICE), usage, index, parallel=PARALLEL)
+    V, U = _joined_to_leaders(*_solved(usage, index, atoms, RESPONSE_PRICE), usage, index)
     sizes = V.norm(dim=0) * U.norm(dim=1)
     kept = sizes > NEGLIGIBLE * sizes.max()
     return usage.form(index, *_closed(V[:, kept], U[kept], usage.model.weight(index)), sparse=True)
@@ -230,19 +235,46 @@ def _amounts(weight: Tensor, reads: Tensor, writes: Tensor, price: Tensor) -> Te
     return torch.from_numpy(amounts).to(weight.dtype)
 
 
-def _joined(V: Tensor, U: Tensor, usage: _Usage, index: int, parallel: float = 1.1) -> tuple[Tensor, Tensor]:
-    """Atoms of use on the same inputs, or whose matrices have a cosine above `parallel`, replaced by the singular
-    vectors of their sum; largest first.
+def _joined(V: Tensor, U: Tensor, usage: _Usage, index: int) -> tuple[Tensor, Tensor]:
+    """Atoms of use on the same inputs, replaced by the singular vectors of their sum; largest first."""
+    return _resolved(V, U, _connected(_of_use_together(V, U, usage, index)))
+
+
+def _joined_to_leaders(V: Tensor, U: Tensor, usage: _Usage, index: int) -> tuple[Tensor, Tensor]:
+    """The same of response atoms, and of those whose matrices are nearly parallel, each with a larger one.
+
+    Not through others: an atom of two features at once is near to both, which are not near to each other.
     """
+    v, u = V / V.norm(dim=0), U / U.norm(dim=1, keepdim=True)
+    near = _of_use_together(V, U, usage, index) | ((v.t() @ v) * (u @ u.t()) > PARALLEL)
+    return _resolved(V, U, _led(near, V.norm(dim=0) * U.norm(dim=1)))
+
+
+def _of_use_together(V: Tensor, U: Tensor, usage: _Usage, index: int) -> Tensor:
+    """Bool [n, n]: whether the Jaccard index of two atoms' uses is above JOINED."""
     used = usage.used(index, V, U).double()
     both, each = used.t() @ used, used.sum(0)
-    jaccard = both / (each[:, None] + each[None] - both).clamp(min=1)
-    v, u = V / V.norm(dim=0), U / U.norm(dim=1, keepdim=True)
-    together = (jaccard > JOINED) | ((v.t() @ v) * (u @ u.t()) > parallel)
-    factors = [_singular(V[:, group] @ U[group], NEGLIGIBLE) for group in _connected(together)]
+    return both / (each[:, None] + each[None] - both).clamp(min=1) > JOINED
+
+
+def _resolved(V: Tensor, U: Tensor, groups: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Each group of atoms as the singular vectors of its sum; largest first."""
+    factors = [_singular(V[:, group] @ U[group], NEGLIGIBLE) for group in groups]
     V, U = torch.cat([v for v, _ in factors], 1), torch.cat([u for _, u in factors])
     order = (V.norm(dim=0) * U.norm(dim=1)).argsort(descending=True)
     return V[:, order], U[order]
+
+
+def _led(near: Tensor, sizes: Tensor) -> list[list[int]]:
+    """Groups of a symmetric bool matrix [n, n]: the largest that is left, with all that are left and near to it."""
+    left, groups = torch.ones(len(sizes), dtype=torch.bool), []
+    for leader in sizes.argsort(descending=True).tolist():
+        if left[leader]:
+            group = near[leader] & left
+            group[leader] = True
+            left &= ~group
+            groups.append(group.nonzero().flatten().tolist())
+    return groups
 
 
 def _connected(linked: Tensor) -> list[list[int]]:

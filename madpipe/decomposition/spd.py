@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from madpipe.components.layers import SiteReading
 from madpipe.components.masks import InputMask, SharedMask, SiteMask, mask_from_source
-from madpipe.decomposition.losses import per_instance_mean
 from madpipe.decomposition.method import Batch, MethodConfig
 from madpipe.decomposition.subcomponents import SubcomponentConfig, SubcomponentMethod, Variant
 
@@ -51,33 +51,39 @@ class SPD(SubcomponentMethod):
         pure, alive, _ = config.mask_shares
         draw = float(torch.rand((), generator=batch.generator))
         if pure <= draw < pure + alive:
-            masks, terms = self._alive_now_masks(), dict[str, Tensor]()
+            masks, terms, readings = self._alive_now_masks(), dict[str, Tensor](), dict[str, SiteReading]()
         else:
-            importances, terms = self._importances(batch)
+            readings = self._readings(batch.clean)
+            importances, terms = self._importances(batch, readings)
             masks = self._importance_masks(importances) if draw < pure else self._stochastic_masks(importances, batch)
-        terms |= self._explain(batch, masks)
+        terms |= self._explain(batch, masks, readings)
         if "importance_minimality" in terms:
             self._steer(terms["divergence"], batch.progress)
         if config.layerwise_coefficient and draw >= pure + alive:
-            terms["layerwise"] = self._layerwise(batch, masks)
+            terms["layerwise"] = self._layerwise(batch, masks, readings)
         terms |= self._weight_losses()
         return self._with_total(terms)
 
     def _coefficients(self) -> dict[str, float | Tensor]:
         return super()._coefficients() | {"layerwise": self.config.layerwise_coefficient}
 
-    def _layerwise(self, batch: Batch, masks: Mapping[str, SiteMask]) -> Tensor:
+    @property
+    def merges_rows(self) -> bool:
+        """A frequency is a mean inside a convex function, which weighs rows alike."""
+        return not self.config.frequency_coefficient
+
+    def _layerwise(self, batch: Batch, masks: Mapping[str, SiteMask], readings: Mapping[str, SiteReading]) -> Tensor:
         """Divergence with one site masked at a time, mean over sites: [S]."""
         kl = self.statistics.metric.kl
-        outputs = [self.model.masked_forward(batch.x, {name: mask}).output for name, mask in masks.items()]
-        return torch.stack([per_instance_mean(kl(batch.clean.output, output)) for output in outputs]).mean(0)
+        outputs = [self._masked(batch, {name: mask}, readings).output for name, mask in masks.items()]
+        return torch.stack([batch.mean(kl(batch.clean.output, output)) for output in outputs]).mean(0)
 
     def _importance_masks(self, importances: Mapping[str, Tensor]) -> dict[str, SiteMask]:
         return {name: InputMask(g) for name, g in importances.items()}
 
     def _stochastic_masks(self, importances: Mapping[str, Tensor], batch: Batch) -> dict[str, SiteMask]:
         """m = g + (1 - g) r, delta ~ U(0, 1); in a `routed_share` of batches half the sites run clean."""
-        names, generator, share = list(importances), batch.generator, batch.share
+        names, generator = list(importances), batch.generator
         routed = float(torch.rand((), generator=generator)) < self.config.routed_share
         kept = torch.rand(len(names), generator=generator) < 0.5 if routed else torch.ones(len(names), dtype=torch.bool)
         if not bool(kept.any()):
@@ -87,9 +93,8 @@ class SPD(SubcomponentMethod):
             if use:
                 g, delta = importances[name], None
                 if self.config.stochastic_delta:
-                    delta = share.uniform(g.shape[:2], generator, g.dtype).to(g.device)
-                source = share.uniform(g.shape, generator, g.dtype).to(g.device)
-                masks[name] = InputMask(mask_from_source(g, source), delta)
+                    delta = batch.uniform(g.shape[:2], g)
+                masks[name] = InputMask(mask_from_source(g, batch.uniform(g.shape, g)), delta)
         return masks
 
     def _alive_now_masks(self) -> dict[str, SiteMask]:

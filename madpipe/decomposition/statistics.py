@@ -11,7 +11,7 @@ from madpipe.decomposition.initialisation import second_moment_span
 from madpipe.decomposition.losses import OutputKind, OutputMetric
 from madpipe.decomposition.method import TrustedStatistics
 
-SAMPLE = 8192
+SAMPLE = 32_768  # rows shown to starts that read some
 ROWS = 4096  # enough for second moments and variances; the first ones, rows being shuffled by the split
 
 

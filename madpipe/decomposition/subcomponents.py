@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from madpipe.components.layers import SiteReading
 from madpipe.components.masks import Masks
 from madpipe.components.model import Forward
 from madpipe.components.sites import Site
@@ -29,7 +30,6 @@ from madpipe.decomposition.losses import (
     hidden_reconstruction,
     importance_minimality,
     parsimony,
-    per_instance_mean,
     relative_faithfulness,
     smooth_l0,
 )
@@ -104,11 +104,15 @@ class SubcomponentMethod(Method):
         self.controller = DivergenceController(instances) if config.importance_coefficient == "auto" else None
 
     def _of_variants(self, name: str) -> Tensor:
-        """One coefficient per instance, [S]: the variant's own, or the method's."""
+        """One coefficient per instance, [S]."""
+        values = self._own_coefficient(name)
+        return torch.tensor(values).repeat(self.model.instances // len(values))
+
+    def _own_coefficient(self, name: str) -> list[float]:
+        """One per variant: its own, or the method's."""
         own = [getattr(variant, name) for variant in self.config.variants]
         values = [getattr(self.config, name) if value is None else value for value in own]
-        values = [FIRST_PRICE if value == "auto" else value for value in values]
-        return torch.tensor(values).repeat(self.model.instances // len(values))
+        return [FIRST_PRICE if value == "auto" else value for value in values]
 
     @classmethod
     def variants(cls, config: MethodConfig) -> list[str]:
@@ -167,7 +171,11 @@ class SubcomponentMethod(Method):
             site.name: torch.stack([_on_slots(own[site.name].used, k) for own in forms])
             for site, k in zip(model.sites, model.slots, strict=True)
         }
-        fit_importances(lambda: self._importance_logits(clean), used, self.importance.parameters())
+
+        def logits() -> dict[str, Tensor]:
+            return self._importance_logits(self._readings(clean))
+
+        fit_importances(logits, used, self.importance.parameters())
 
     @torch.no_grad()
     def _divergence_of_nothing(self) -> float:
@@ -191,44 +199,64 @@ class SubcomponentMethod(Method):
 
     def activity(self, clean: Forward, x: Tensor) -> dict[str, Tensor]:
         """Causal importances g in [0, 1]."""
-        logits = self._importance_logits(clean)
+        logits = self._importance_logits(self._readings(clean))
         return {name: lower_leaky_hard_sigmoid(value) for name, value in logits.items()}
 
-    def _importance_logits(self, clean: Forward) -> dict[str, Tensor]:
-        model = self.model
-        xs = [clean.site_inputs[site.name] for site in model.sites]
-        own = [x.expand(model.instances, *x.shape[1:]).reshape(-1, *x.shape[2:]) for x in xs]
-        operations = [model.operation(i) for i in range(len(xs))]
-        logits = self.importance(own, operations, list(model.V))
-        return {site.name: value for site, value in zip(model.sites, logits, strict=True)}
+    def _readings(self, clean: Forward) -> dict[str, SiteReading]:
+        """What each site reads in the clean pass, for every instance."""
+        model, readings = self.model, {}
+        for i, site in enumerate(model.sites):
+            x = clean.site_inputs[site.name]
+            own = x.expand(model.instances, *x.shape[1:]).reshape(-1, *x.shape[2:])
+            readings[site.name] = model.reading(i, own)
+        return readings
 
-    def _importances(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _importance_logits(self, readings: Mapping[str, SiteReading]) -> dict[str, Tensor]:
+        logits = self.importance([readings[site.name] for site in self.model.sites])
+        return {site.name: value for site, value in zip(self.model.sites, logits, strict=True)}
+
+    def _importances(
+        self, batch: Batch, readings: Mapping[str, SiteReading]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """This batch's importances, [S, B, *P, K] for each site, and the terms of their price."""
-        logits = self._importance_logits(batch.clean)
+        logits = self._importance_logits(readings)
         importances = {name: lower_leaky_hard_sigmoid(value) for name, value in logits.items()}
         self._remember(importances)
         penalised = [upper_leaky_hard_sigmoid(value) for value in logits.values()]
-        terms = {"importance_minimality": self._minimality(penalised, batch.progress)}
+        terms = {"importance_minimality": self._minimality(penalised, batch)}
         if self.config.frequency_coefficient:
             terms["frequency"] = frequency(penalised, self.config.frequency_scale, mean_of_all)
         return importances, terms
 
-    def _minimality(self, importances: list[Tensor], progress: float) -> Tensor:
-        if self.config.importance_penalty == "smooth_l0":
-            return smooth_l0(importances, geometric(progress, *self.config.importance_width))
-        return importance_minimality(importances, linear(progress, *self.config.importance_exponent))
+    def _minimality(self, importances: list[Tensor], batch: Batch) -> Tensor:
+        config, progress = self.config, batch.progress
+        if config.importance_penalty == "smooth_l0":
+            return smooth_l0(importances, geometric(progress, *config.importance_width), batch.mean)
+        return importance_minimality(importances, linear(progress, *config.importance_exponent), batch.mean)
 
-    def _explain(self, batch: Batch, masks: Masks) -> dict[str, Tensor]:
-        """How far the pass under `masks` is from the clean one: KL, raw outputs, hidden activations."""
-        metric = self.statistics.metric
-        masked = self.model.masked_forward(batch.x, masks)
-        clean_inputs, masked_inputs = dict(batch.clean.site_inputs), dict(masked.site_inputs)
-        clean, explained = batch.clean.output, masked.output
-        return {
-            "divergence": per_instance_mean(metric.kl(clean, explained)),
-            "distance": per_instance_mean(metric.squared_distance(clean, explained)),
-            "hidden": hidden_reconstruction(clean_inputs, masked_inputs, dict(self.statistics.hidden_variances)),
-        }
+    def _explain(self, batch: Batch, masks: Masks, readings: Mapping[str, SiteReading]) -> dict[str, Tensor]:
+        """How far the pass under `masks` is from the clean one: KL, raw outputs, hidden activations.
+
+        The last two only where a variant weighs them.
+        """
+        metric, clean = self.statistics.metric, batch.clean
+        masked = self._masked(batch, masks, readings)
+        terms = {"divergence": batch.mean(metric.kl(clean.output, masked.output))}
+        if self._weighs("distance"):
+            terms["distance"] = batch.mean(metric.squared_distance(clean.output, masked.output))
+        if self._weighs("hidden"):
+            inputs, variances = (dict(clean.site_inputs), dict(masked.site_inputs)), self.statistics.hidden_variances
+            terms["hidden"] = hidden_reconstruction(*inputs, dict(variances), batch.mean)
+        return terms
+
+    def _weighs(self, term: Literal["distance", "hidden", "parsimony"]) -> bool:
+        return any(self._own_coefficient(f"{term}_coefficient"))
+
+    def _masked(self, batch: Batch, masks: Masks, readings: Mapping[str, SiteReading]) -> Forward:
+        """The pass under `masks`, of which the first site to run reads what it reads in the clean pass."""
+        running = [name for name in batch.clean.site_inputs if name in masks]
+        known = {name: readings[name] for name in running[:1] if name in readings}
+        return self.model.masked_forward(batch.x, masks, known)
 
     @property
     def _warming_up(self) -> bool:
@@ -242,7 +270,7 @@ class SubcomponentMethod(Method):
     def _weight_losses(self) -> dict[str, Tensor]:
         sites = range(len(self.model.sites))
         terms = {}
-        if bool((self.parsimony_weight > 0).any()):
+        if self._weighs("parsimony"):
             sums = [self.model.component_sum(i, self._alive_now(i)) for i in sites]
             terms["parsimony"] = parsimony(sums, [self.model.weight(i) for i in sites])
         if self.config.faithfulness_coefficient:

@@ -65,7 +65,7 @@ class VPD(SubcomponentMethod):
         if self._warming_up:
             faithful = self._faithfulness()
             return {"total": faithful, "faithfulness": faithful}
-        importances, terms = self._importances(batch)
+        importances, terms = self._importances(batch, self._readings(batch.clean))
         if self.config.stochastic_coefficient:
             terms["stochastic"] = self._reconstruction(batch, self._stochastic_masks(importances, batch))
         if self.config.adversarial_coefficient:
@@ -81,7 +81,7 @@ class VPD(SubcomponentMethod):
 
     def _reconstruction(self, batch: Batch, masks: Mapping[str, InputMask]) -> Tensor:
         """Divergence, distance and hidden activations as each variant weighs them: [S]."""
-        return self._total(self._explain(batch, masks))
+        return self._total(self._explain(batch, masks, {}))
 
     def _stochastic_masks(self, importances: Mapping[str, Tensor], batch: Batch) -> dict[str, InputMask]:
         """m = g + (1 - g) r, delta ~ U(0, 1) for each input; where an input is not routed to a site, it runs clean."""

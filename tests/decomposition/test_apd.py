@@ -9,7 +9,7 @@ from madpipe.components.sites import find_sites
 from madpipe.config.resolving import validated
 from madpipe.decomposition.active_components import batch_top_k, top_k
 from madpipe.decomposition.apd import APD, APDConfig
-from madpipe.decomposition.component_attributions import own_attributions
+from madpipe.decomposition.component_attributions import squared_attributions
 from madpipe.decomposition.optimisation import draw_batch, make_optimizer, take_step
 from madpipe.errors import ConfigError, ContentError
 
@@ -103,7 +103,7 @@ def test_simplicity_of_the_weights_own_singular_vectors_is_one(start, small_mlp,
         left, values, right = torch.linalg.svd(method.model.weight(i), full_matrices=False)
         method.model.V[i].zero_()[0, :, : len(values)] = left
         method.model.U[i].zero_()[0, : len(values)] = values[:, None] * right
-    assert float(method._simplicity(torch.ones(1, 4, 1))) == pytest.approx(1.0, rel=1e-3)
+    assert float(method._faithfulness_and_simplicity(torch.ones(1, 1))[1]) == pytest.approx(1.0, rel=1e-3)
 
 
 def test_minimality_vanishes_when_every_component_is_on_and_they_sum_to_the_weights(start, small_mlp, rows):
@@ -127,7 +127,7 @@ def test_each_instance_has_a_top_k_of_its_own():
 def test_own_attributions_are_those_of_each_instance_on_its_own_part_of_a_batch(start, request, target, inputs):
     x = request.getfixturevalue(inputs)
     method = start("apd", request.getfixturevalue(target), x, instances=3).requires_grad_(False)
-    own = own_attributions(method.model, x, method.config.rank)
+    own = squared_attributions(method.model, x, method.config.rank, method.config.how, own=True).sqrt()
     expected = torch.stack([method.attributions(part)[s] for s, part in enumerate(x.chunk(3))])
     torch.testing.assert_close(own, expected)
 

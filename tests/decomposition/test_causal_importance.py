@@ -1,11 +1,13 @@
 """Leaky hard sigmoids at every boundary, and the importance function's invariances."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from madpipe.components.layers import site_operation
-from madpipe.components.sites import find_sites
+from madpipe.components.layers import SiteReading, site_operation, weight_matrix
+from madpipe.components.sites import Site, find_sites
 from madpipe.decomposition.causal_importance import (
     LEAK,
     SharedImportance,
@@ -66,16 +68,16 @@ def test_the_upper_ones_gradient_brings_a_slot_stuck_at_one_down(x: float, gradi
     assert slope(upper_leaky_hard_sigmoid, x, 1.0) == pytest.approx(gradient)
 
 
-def importance(target: nn.Module, instances: int = 2) -> tuple[SiteImportance, object]:
-    (site,) = find_sites(target, ["0"])
-    function = SiteImportance(site, 5, instances, 4)
-    function.initialise(torch.Generator().manual_seed(0))
-    return function, site_operation(site, target[0])
+def reading(site: Site, target: nn.Module, x: Tensor, V: Tensor) -> SiteReading:
+    module = target.get_submodule(site.name)
+    return SiteReading(site_operation(site, module), x, V, weight_matrix(module))
 
 
 def logits(target: nn.Module, x: Tensor, instances: int = 2) -> Tensor:
-    function, operation = importance(target, instances)
-    return function(x.repeat(instances, *[1] * (x.ndim - 1)), operation, function.read).detach()
+    (site,) = find_sites(target, ["0"])
+    function = SiteImportance(site, 5, instances, 4)
+    function.initialise(torch.Generator().manual_seed(0))
+    return function(reading(site, target, x.repeat(instances, *[1] * (x.ndim - 1)), function.read)).detach()
 
 
 def test_a_linear_site_has_one_importance_per_slot_and_position():
@@ -104,11 +106,12 @@ def test_a_convolutions_importance_is_a_linear_sites_on_its_patches():
     torch.testing.assert_close(on_pixels, logits(nn.Sequential(nn.Linear(8, 3)), patches))
 
 
-def slot_importance(target: nn.Module, slots: int = 5) -> tuple[SlotImportance, object, Tensor]:
+def slot_importance(target: nn.Module) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+    """A function of a site's input and V with five slots, and such a V."""
     (site,) = find_sites(target, ["0"])
-    function = SlotImportance(site, slots, 2, 4)
+    function = SlotImportance(site, 5, 2, 4)
     function.initialise(torch.Generator().manual_seed(0))
-    return function, site_operation(site, target[0]), torch.randn(2, site.d_in, slots)
+    return lambda x, V: function(reading(site, target, x, V)), torch.randn(2, site.d_in, 5)
 
 
 @pytest.mark.parametrize(
@@ -120,16 +123,16 @@ def slot_importance(target: nn.Module, slots: int = 5) -> tuple[SlotImportance, 
     ids=["linear", "conv2d"],
 )
 def test_a_function_per_slot_has_one_importance_per_slot_and_position(target, shape, wanted):
-    function, operation, V = slot_importance(target)
-    assert function(torch.randn(2 * shape[0], *shape[1:]), operation, V).shape == wanted
+    function, V = slot_importance(target)
+    assert function(torch.randn(2 * shape[0], *shape[1:]), V).shape == wanted
 
 
 def test_a_function_per_slot_reads_that_slots_inner_activation_alone():
-    function, operation, V = slot_importance(nn.Sequential(nn.Linear(3, 2)))
+    function, V = slot_importance(nn.Sequential(nn.Linear(3, 2)))
     x = torch.randn(6, 3)
-    before = function(x.repeat(2, 1), operation, V)
+    before = function(x.repeat(2, 1), V)
     V[:, :, 1] += 1.0
-    changed = (function(x.repeat(2, 1), operation, V) != before).flatten(0, 1).any(0)
+    changed = (function(x.repeat(2, 1), V) != before).flatten(0, 1).any(0)
     assert changed.tolist() == [False, True, False, False, False]
 
 
@@ -141,9 +144,9 @@ def shared_logits(target: nn.Sequential, names: list[str], xs: list[Tensor]) -> 
     for part in function:
         part.initialise(torch.Generator().manual_seed(0))
         nn.init.normal_(part.read_bias)
-    operations = [site_operation(site, target.get_submodule(site.name)) for site in sites]
     repeated = [x.repeat(2, *[1] * (x.ndim - 1)) for x in xs]
-    return function, [found.detach() for found in function(repeated, operations, [None] * len(sites))]
+    readings = [reading(site, target, x, part.read) for site, x, part in zip(sites, repeated, function, strict=True)]
+    return function, [found.detach() for found in function(readings)]
 
 
 def normalised(x: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from madpipe.decomposition.component_attributions import (
     Attribution,
     chosen_mode,
     component_attributions,
-    own_attributions,
     squared_attributions,
 )
 
@@ -133,7 +132,7 @@ def test_ablation_is_the_change_of_outputs_where_the_component_leaves_the_weight
 def test_own_attributions_are_those_of_each_instance_on_its_own_part(case, kind):
     model, x = case
     parts = torch.cat([x, 2 * x])
-    own = own_attributions(model, parts, RANK, Attribution(kind))
+    own = squared_attributions(model, parts, RANK, Attribution(kind), own=True).sqrt()
     expected = [component_attributions(model, part, RANK, Attribution(kind))[s] for s, part in enumerate((x, 2 * x))]
     torch.testing.assert_close(own, torch.stack(expected))
 

@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from madpipe.components.sites import find_sites
 from madpipe.decomposition.importance_start import fit_importances
+from madpipe.decomposition.spd import SPD
+from madpipe.decomposition.statistics import trusted_statistics
+from madpipe.targets import superposition
 
 
 @pytest.fixture
@@ -46,23 +50,19 @@ def test_one_open_position_is_enough(rows):
     assert (found[:, :, 1] < 0.8).all()
 
 
-@pytest.mark.parametrize("function", ["slot", "shared"])
-def test_a_sparse_start_gates_before_the_first_step(function):
-    from madpipe.components.sites import find_sites
-    from madpipe.decomposition.spd import SPD
-    from madpipe.decomposition.statistics import trusted_statistics
-    from madpipe.targets import superposition
-
+@pytest.mark.parametrize(("function", "hidden"), [("slot", 8), ("shared", 64)])
+def test_a_sparse_start_gates_before_the_first_step(function, hidden):
     target = superposition.build(6, 3, identity=False)
     directions = torch.cat([torch.eye(3), -torch.eye(3)])
     weights = {"linear1.weight": directions.t(), "linear2.weight": directions, "linear2.bias": torch.zeros(6)}
     target.load_state_dict(target.state_dict() | weights)
     target.eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
-    x = torch.rand(2000, 6, generator=generator)
+    x = torch.rand(1000, 6, generator=generator)
     x = x * (torch.rand(x.shape, generator=generator) < 0.1)
     sites = find_sites(target)
-    config = SPD.Config.model_validate({"start": "sparse", "importance_function": function, "components": 20})
+    settings = {"start": "sparse", "importance_function": function, "components": 12, "importance_hidden": hidden}
+    config = SPD.Config.model_validate(settings | {"variants": [{"name": "only"}]})
     method = SPD(target, sites, config, len(SPD.variants(config)))
     method.initialise(trusted_statistics(target, sites, x, "regression"), torch.Generator().manual_seed(0))
     activity = method.activity(method.model.clean_forward(x), x)["linear1"][0]

@@ -12,6 +12,7 @@ from madpipe.decomposition.sparse_start import (
     SparseForm,
     _closed,
     _connected,
+    _led,
     _response_form,
     _singular,
     _Usage,
@@ -112,6 +113,11 @@ def test_linked_atoms_are_one_group(links, groups):
     for i, j in links:
         linked[i, j] = linked[j, i] = True
     assert _connected(linked) == groups
+
+
+def test_a_mixture_joins_one_of_its_two_leaders_and_never_joins_them():
+    near = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)  # 1 is a mixture
+    assert _led(near, torch.tensor([3.0, 1.0, 2.0, 4.0])) == [[3], [0, 1], [2]]
 
 
 def test_singular_vectors_leave_out_what_is_negligible():

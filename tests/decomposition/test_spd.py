@@ -75,13 +75,13 @@ def test_the_three_kinds_of_mask_are_drawn_with_their_shares(start, small_mlp, r
     kinds = {"pure": 0, "alive": 0, "stochastic": 0}
     passed = method.model.masked_forward
 
-    def note(x, masks):
+    def note(x, masks, known):
         mask = next(iter(masks.values()), None)
         if isinstance(mask, SharedMask):
             kinds["alive"] += 1
         elif isinstance(mask, InputMask):
             kinds["pure" if mask.delta is None else "stochastic"] += 1
-        return passed(x, masks)
+        return passed(x, masks, known)
 
     batch = draw_batch(method, rows, ROWS, 0, 0)
     monkeypatch.setattr(method.model, "masked_forward", note)
@@ -137,6 +137,31 @@ def test_layerwise_reconstruction_is_a_term_of_stochastic_batches(start, small_m
     assert "layerwise" not in terms
     assert (more["layerwise"] > 0).all()
     torch.testing.assert_close(more["total"], terms["total"] + 2 * more["layerwise"])
+
+
+def test_terms_that_no_variant_weighs_are_not_computed(start, small_mlp, rows):
+    plain = Variant(name="a", distance_coefficient=0.0)
+    for variants, wanted in (
+        ((plain,), set()),
+        ((plain, Variant(name="b")), {"distance"}),
+        ((plain, Variant(name="b", distance_coefficient=0.0, hidden_coefficient=2.0)), {"hidden"}),
+    ):
+        method = start("spd", small_mlp, rows, instances=2, variants=variants)
+        assert set(method.losses(batch_of(method, rows))) & {"distance", "hidden"} == wanted
+
+
+@pytest.mark.parametrize("function", ["site", "slot"])
+def test_known_readings_leave_loss_and_gradient_as_they_are(start, small_mlp, rows, monkeypatch, function: str):
+    settings = {"mask_shares": (0.0, 0.0, 1.0), "layerwise_coefficient": 2.0, "importance_function": function}
+    found = []
+    for known in (True, False):
+        method = start("spd", small_mlp, rows, **settings)
+        if not known:
+            passed = method.model.masked_forward
+            monkeypatch.setattr(method.model, "masked_forward", lambda x, masks, *_, run=passed: run(x, masks))
+        method.losses(draw_batch(method, rows, ROWS, 0, 0))["total"].sum().backward()
+        found.append([p.grad for p in method.parameters() if p.grad is not None])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
 
 
 def test_without_a_stochastic_delta_the_delta_is_left_out(start, small_mlp, rows):

@@ -54,7 +54,7 @@ def test_a_reconstruction_weighs_distance_as_its_variant_does(start, small_mlp, 
     method = start("vpd", small_mlp, rows, variants=variants)
     batch = batch_of(method, rows)
     masks = method._stochastic_masks(importances(), batch)
-    terms = method._explain(batch, masks)
+    terms = method._explain(batch, masks, {})
     wanted = terms["divergence"] + torch.tensor([0.0, 3.0]) * terms["distance"]
     torch.testing.assert_close(method._reconstruction(batch, masks), wanted)
 

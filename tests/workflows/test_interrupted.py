@@ -20,7 +20,7 @@ from madpipe.pipeline.workspace import open_workspace
 from madpipe.workflows.decompose import decompose
 from madpipe.workflows.fit import fit
 
-STEPS = "decomposition.steps=1000"
+STEPS = "decomposition.steps=600"
 COMMAND = ["config.yaml", "-o", "result", "--set", STEPS, "--set", "tracking.experiment=interrupted"]
 FINAL = {  # what must be the same to the byte
     "fit": [
