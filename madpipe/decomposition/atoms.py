@@ -45,7 +45,7 @@ def gradient_atoms(model: ComponentModel, trusted: Tensor, generator: torch.Gene
 
 @torch.no_grad()
 def response_atoms(model: ComponentModel, index: int, trusted: Tensor, generator: torch.Generator) -> Iterator[Atoms]:
-    """Pools of site `index`, without end.
+    """Pools of site `index`, without end; none where it never reads anything.
 
     S is taken once, on `trusted` [N, ...], at one random position of each row.
     """
@@ -57,7 +57,7 @@ def response_atoms(model: ComponentModel, index: int, trusted: Tensor, generator
     kept = values > SPANNED * values[-1]
     inverse = ((vectors[:, kept] / values[kept]) @ vectors[:, kept].t()).to(reads.dtype)
     reads = reads[reads.norm(dim=1) > 0]
-    while True:
+    while len(reads):
         drawn = reads[torch.randint(len(reads), (_wanted(model),), generator=generator)]
         yield _unit(drawn @ inverse, drawn @ model.weight(index))
 

@@ -86,11 +86,11 @@ def _gradient_forms(usage: "_Usage", trusted: Tensor, generator: torch.Generator
     found: dict[int, SparseForm] = {}
 
     def explains(i: int) -> bool:
-        return found[i].unreproduced <= UNREPRODUCED and _rate(found[i]) < RARER * rates[i]
+        return i in found and found[i].unreproduced <= UNREPRODUCED and _rate(found[i]) < RARER * rates[i]
 
     for done in range(pools):
         for i, atoms in enumerate(gradient_atoms(usage.model, trusted, generator)):
-            if done == 0 or explains(i):
+            if len(atoms[0]) and (done == 0 or explains(i)):
                 form = _gradient_form(usage, i, atoms)
                 found[i] = min(found.get(i, form), form, key=_size)
         if not any(explains(i) for i in found):
@@ -173,7 +173,9 @@ def _response_form(usage: _Usage, index: int, trusted: Tensor, generator: torch.
     """
     singular = _singular_form(usage, index)
     pools = islice(response_atoms(usage.model, index, trusted, generator), RESPONSE_POOLS)
-    forms = [_response_sum(usage, index, atoms) for atoms in pools]
+    forms = [_response_sum(usage, index, atoms) for atoms in pools if len(atoms[0])]
+    if not forms:  # trusted inputs leave the site at zero
+        return singular
     best = min(forms, key=lambda form: form.unreproduced * float(form.used.sum()))
     sparser = best.used.sum() < SPARSER * singular.used.sum()
     return best if sparser and best.unreproduced <= RESPONSE_UNREPRODUCED else singular

@@ -160,6 +160,14 @@ def test_a_weight_that_every_feature_uses_whole_has_no_sparse_form(crowded):
     assert form.U.shape[0] == 6
 
 
+def test_a_site_that_never_reads_anything_starts_at_its_singular_vectors():
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).requires_grad_(False)
+    module[0].bias.fill_(-100.0)  # no neuron ever fires
+    found = forms(module.eval(), torch.randn(300, 4, generator=torch.Generator().manual_seed(0)))
+    assert [form.sparse for form in found.values()] == [False, False]
+    torch.testing.assert_close(found["2"].V @ found["2"].U, module[2].weight.t())
+
+
 def test_closing_the_rest_moves_every_atom_a_little():
     generator = torch.Generator().manual_seed(0)
     V, U = torch.randn(8, 5, generator=generator), torch.randn(5, 4, generator=generator)
