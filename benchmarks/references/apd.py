@@ -45,8 +45,6 @@ class Comparison:
             components=config.C,
             rank=_reference_rank(self.target_name),
             top_k=config.topk,
-            # exact as the reference's, where `auto` may take random projections and that saves nothing
-            attribution_mode="auto" if self.target_name == "resid_mlp1" else "forward",
             minimality_coefficient=config.topk_recon_coeff,
             hidden_coefficient=config.act_recon_coeff or 0.0,
             simplicity_coefficient=config.schatten_coeff,

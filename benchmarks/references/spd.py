@@ -94,7 +94,7 @@ class Comparison:
             method = self.ours.method
             _copy_parameters(model, method)
             with torch.no_grad():
-                clean = method.model.masked_forward(x, {})
+                clean = method.model.masked_forward(x, {}, record=method.repeats_passes)
             mine = method.losses(Batch(x=x, clean=clean, generator=torch.Generator(), progress=0.0))
         mean_square = 2 * method.statistics.metric.variance / clean.output.shape[-1]
         return {

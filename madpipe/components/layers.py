@@ -21,8 +21,8 @@ class SiteOperation(Protocol):
         """[S*B, ...] and V [S, I, K] -> inner activations [S, B, *P, K]."""
         ...
 
-    def write(self, inner: Tensor, U: Tensor) -> Tensor:
-        """[S, B, *P, K] and U [S, K, O] -> the site's output [S*B, ...]."""
+    def write(self, inner: Tensor, U: Tensor, onto: Tensor | None = None) -> Tensor:
+        """[S, B, *P, K] and U [S, K, O] -> the site's output [S*B, ...], plus `onto` of its shape."""
         ...
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -41,12 +41,12 @@ class SiteOperation(Protocol):
 class SiteReading:
     """What a site reads in a pass, x [S*B, ...], and what follows from it, each computed once.
 
-    V [S, I, K]; `weight` is the site's own, [I, O].
+    V [S, I, K]; `weight` is the site's own, [I, O]; `written` is W x where it is known.
     """
 
-    def __init__(self, operation: SiteOperation, x: Tensor, V: Tensor, weight: Tensor):
+    def __init__(self, operation: SiteOperation, x: Tensor, V: Tensor, weight: Tensor, written: Tensor | None = None):
         self.operation, self.x = operation, x
-        self._V, self._weight = V, weight
+        self._V, self._weight, self._written = V, weight, written
 
     @cached_property
     def inner(self) -> Tensor:
@@ -56,7 +56,19 @@ class SiteReading:
     @cached_property
     def written(self) -> Tensor:
         """W x, without the bias: [S*B, ...]."""
-        return self.operation.apply_weights(self.x, self._weight[None])
+        known = self._written
+        return self.operation.apply_weights(self.x, self._weight[None]) if known is None else known
+
+    def written_in_share(self, share: Tensor) -> Tensor:
+        """W x times share [S*B]. Where W x is not known and wider than x, x is scaled instead."""
+        known = self._written is not None or "written" in self.__dict__
+        if known or self._weight.shape[0] >= self._weight.shape[1]:
+            return _per_row(share, self.written) * self.written
+        return self.operation.apply_weights(_per_row(share, self.x) * self.x, self._weight[None])
+
+
+def _per_row(share: Tensor, of: Tensor) -> Tensor:
+    return share.view(-1, *[1] * (of.ndim - 1))
 
 
 class LinearOperation:
@@ -67,10 +79,11 @@ class LinearOperation:
         flat = x.reshape(S, -1, x.shape[-1]) @ V
         return flat.view(S, x.shape[0] // S, *x.shape[1:-1], V.shape[-1])
 
-    def write(self, inner: Tensor, U: Tensor) -> Tensor:
+    def write(self, inner: Tensor, U: Tensor, onto: Tensor | None = None) -> Tensor:
         S, B = inner.shape[:2]
-        flat = inner.reshape(S, -1, inner.shape[-1]) @ U
-        return flat.view(S * B, *inner.shape[2:-1], U.shape[-1])
+        flat = inner.reshape(S, -1, inner.shape[-1])
+        written = flat @ U if onto is None else torch.baddbmm(onto.reshape(*flat.shape[:2], -1), flat, U)
+        return written.view(S * B, *inner.shape[2:-1], U.shape[-1])
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         S = weights.shape[0]
@@ -98,10 +111,11 @@ class Conv2dOperation:
     def inner(self, x: Tensor, V: Tensor) -> Tensor:
         return self.positions(self._convolve(x, V), V.shape[0])
 
-    def write(self, inner: Tensor, U: Tensor) -> Tensor:
+    def write(self, inner: Tensor, U: Tensor, onto: Tensor | None = None) -> Tensor:
         S, B, H, W, K = inner.shape
         flat = inner.reshape(S, -1, K) @ U
-        return flat.view(S * B, H, W, -1).permute(0, 3, 1, 2)
+        written = flat.view(S * B, H, W, -1).permute(0, 3, 1, 2)
+        return written if onto is None else written + onto
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         return self._convolve(x, weights)

@@ -5,6 +5,7 @@ A site that a forward pass is given no mask for runs clean. m = 1 on every slot 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,6 +28,11 @@ class InputMask:
     slots: Tensor
     delta: Tensor | None = None
 
+    @cached_property
+    def beyond_delta(self) -> Tensor:
+        """m - delta, in the shape of `slots`: what a slot takes part with, where W x does with delta."""
+        return self.slots if self.delta is None else self.slots - over_positions(self.delta[..., None], self.slots.ndim)
+
 
 @dataclass(frozen=True)
 class FixedWeights:
@@ -46,6 +52,12 @@ SiteMask = SharedMask | InputMask | FixedWeights | ActiveMask
 Masks = Mapping[str, SiteMask]
 
 
+def over_positions(mask: Tensor, ndim: int) -> Tensor:
+    """[S, B, K] -> [S, B, 1.., K] of `ndim` axes, so that a mask without positions holds at all of them."""
+    missing = ndim - mask.ndim
+    return mask.reshape(*mask.shape[:2], *[1] * missing, *mask.shape[2:]) if missing else mask
+
+
 def stochastic_mask(importance: Tensor, generator: torch.Generator) -> Tensor:
     """m = g + (1 - g) r with r ~ U(0, 1) (SPD, arXiv 2506.20790, eq. 6); same shape as `importance`.
 
@@ -56,8 +68,8 @@ def stochastic_mask(importance: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def mask_from_source(importance: Tensor, source: Tensor) -> Tensor:
-    """m = g + (1 - g) r for a source r in [0, 1] of any origin."""
-    return importance + (1 - importance) * source
+    """m = g + (1 - g) r for a source r in [0, 1] of any origin; exactly 1 at g = 1."""
+    return torch.addcmul(source, 1 - source, importance)
 
 
 def uniform_subsets(sites: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -1,7 +1,8 @@
 """ComponentModel: a frozen target with rank-one slots at its sites, run with any part of its weights.
 
 A forward pass takes its masks as arguments. The linear maps of the sites are recognised by the weight tensor they use
-(a thread-local TorchFunctionMode), so no module is patched, hooked or written to, and any nn.Module can be a target.
+(a thread-local TorchFunctionMode, routing.py), so no module is patched, hooked or written to, and any nn.Module can be
+a target.
 A weight used several times in a pass is masked alike each time; `site_inputs` holds what it reads first.
 Not supported: weights recomputed at each access (parametrizations), and fused attention kernels.
 """
@@ -10,16 +11,14 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from madpipe.components.layers import SiteOperation, SiteReading, site_operation, weight_matrix
-from madpipe.components.masks import ActiveMask, FixedWeights, InputMask, Masks, SharedMask, SiteMask
+from madpipe.components.masks import ActiveMask, FixedWeights, InputMask, Masks, SharedMask, SiteMask, over_positions
 from madpipe.components.pairs import written_by_pairs
+from madpipe.components.routing import Call, Recording, SiteRouter
 from madpipe.components.sites import Site
 from madpipe.errors import ShapeError, UnknownNameError
 
@@ -28,31 +27,14 @@ NOTHING_KNOWN: Mapping[str, SiteReading] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Forward:
-    """What one pass computed: `output` [S, B, ...] and the sites' inputs [S, B, ...], in the order they ran."""
+    """What one pass computed: `output` [S, B, ...] and the sites' inputs [S, B, ...], in the order they ran.
+
+    `recording`: all of its calls, where they were asked for.
+    """
 
     output: Tensor
     site_inputs: Mapping[str, Tensor]
-
-
-class _SiteRouter(TorchFunctionMode):
-    """Hands each linear map that uses a site's weight to `handle(site index, x, bias)`; the rest runs as it is."""
-
-    def __init__(self, weights: Iterable[Tensor], handle: Callable[[int, Tensor, Tensor | None], Tensor | None]):
-        super().__init__()
-        self.index = {id(weight): i for i, weight in enumerate(weights)}
-        self.handle = handle
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.linear or func is functional.conv2d:
-            weight = args[1] if len(args) > 1 else kwargs["weight"]
-            site = self.index.get(id(weight))
-            if site is not None:
-                bias = args[2] if len(args) > 2 else kwargs.get("bias")
-                replaced = self.handle(site, args[0] if args else kwargs["input"], bias)
-                if replaced is not None:
-                    return replaced
-        return func(*args, **kwargs)
+    recording: Recording | None = None
 
 
 class ComponentModel(nn.Module):
@@ -97,65 +79,94 @@ class ComponentModel(nn.Module):
         """The linear map of site `index`, without its bias."""
         return site_operation(self.sites[index], self.module(index))
 
-    def reading(self, index: int, x: Tensor) -> SiteReading:
-        """Site `index` reading x [S*B, ...]."""
-        return SiteReading(self.operation(index), x, self.V[index], self.weight(index))
+    def reading(self, index: int, x: Tensor, written: Tensor | None = None) -> SiteReading:
+        """Site `index` reading x [S*B, ...]; `written`: W x, where that is known."""
+        return SiteReading(self.operation(index), x, self.V[index], self.weight(index), written)
 
     def clean_forward(self, x: Tensor) -> Forward:
         """The target as it is, on [B, ...]; site inputs and output with a leading axis of one."""
-        return self._run(x, {}, {}, 1)
+        return self._route(x, self._masked_by({}, {}), 1)
 
-    def masked_forward(self, x: Tensor, masks: Masks, known: Mapping[str, SiteReading] = NOTHING_KNOWN) -> Forward:
+    def masked_forward(
+        self,
+        x: Tensor,
+        masks: Masks,
+        known: Mapping[str, SiteReading] = NOTHING_KNOWN,
+        *,
+        begun: Forward | None = None,
+        record: bool = False,
+    ) -> Forward:
         """The target on [S*B, ...], the weight of each site in `masks` replaced by its masked sum of slots and delta.
 
         Shapes of the masks stand in masks.py; a site without a mask runs clean. `known`: what sites read at their first
-        use, where that is known before the pass. UnknownNameError when a site is never reached.
+        use, where that is known before the pass. `begun`: a recorded pass of the same x, which is taken over up to the
+        first site that has not the very same mask; `record` makes such a one. UnknownNameError when a site is never
+        reached.
         """
         names = {site.name for site in self.sites}
         assert set(masks) <= names, f"masks for {sorted(set(masks) - names)}, sites are {sorted(names)}"
-        return self._run(x, masks, known, self.instances)
+        recording = Recording.of(x, masks) if record else None
+        earlier = begun.recording if begun is not None else None
+        shared = () if earlier is None else earlier.shared_with(x, masks, [site.name for site in self.sites])
+        return self._route(x, self._masked_by(masks, known), self.instances, recording, shared)
+
+    def rebuilt_forward(self, x: Tensor, weights: Mapping[str, FixedWeights]) -> Forward:
+        """The target on [B, ...] with rebuilt weights at sites, of any number T of instances: [T, B, ...]."""
+        instances = len(next(iter(weights.values())).matrices)
+        return self._route(x.repeat(instances, *[1] * (x.ndim - 1)), self._masked_by(weights, {}), instances)
 
     def perturbed_forward(self, x: Tensor, perturb: Callable[[int, Tensor, Tensor], Tensor]) -> Forward:
         """The clean pass with `perturb(site index, site input, W x)` in place of each site's W x, before its bias."""
 
-        def handle(index: int, site_input: Tensor) -> Tensor:
+        def handle(index: int, site_input: Tensor, first: bool) -> Tensor:
             clean = self.operation(index).apply_weights(site_input, self.weight(index)[None])
             return perturb(index, site_input, clean)
 
         return self._route(x, handle, 1)
 
-    def _run(self, x: Tensor, masks: Masks, known: Mapping[str, SiteReading], instances: int) -> Forward:
-        unused = dict(known)
-
-        def handle(index: int, site_input: Tensor) -> Tensor | None:
+    def _masked_by(
+        self, masks: Masks, known: Mapping[str, SiteReading]
+    ) -> Callable[[int, Tensor, bool], Tensor | None]:
+        def handle(index: int, site_input: Tensor, first: bool) -> Tensor | None:
             name = self.sites[index].name
             if name not in masks:
                 return None
-            reading = unused.pop(name) if name in unused else self.reading(index, site_input)
+            reading = known[name] if first and name in known else self.reading(index, site_input)
             return self._masked_site(index, reading, masks[name])
 
-        return self._route(x, handle, instances)
+        return handle
 
-    def _route(self, x: Tensor, handle: Callable[[int, Tensor], Tensor | None], instances: int) -> Forward:
-        """One pass in which `handle(site index, site input)` gives the sites' W x, or None for a site that runs clean.
+    def _route(
+        self,
+        x: Tensor,
+        handle: Callable[[int, Tensor, bool], Tensor | None],
+        instances: int,
+        recording: Recording | None = None,
+        shared: Iterable[Call] = (),
+    ) -> Forward:
+        """One pass in which `handle(site index, site input, whether it is what the site reads first)` gives the sites'
+        W x, or None for a site that runs clean.
 
         The bias is that of the call: modules that share a weight may each have their own.
         """
         captured: dict[str, Tensor] = {}
 
-        def capture_and_handle(index: int, site_input: Tensor, bias: Tensor | None) -> Tensor | None:
+        def note(index: int, site_input: Tensor) -> None:
             captured.setdefault(self.sites[index].name, site_input)
-            written = handle(index, site_input)
+
+        def with_bias(index: int, site_input: Tensor, bias: Tensor | None) -> Tensor | None:
+            written = handle(index, site_input, captured[self.sites[index].name] is site_input)
             return None if written is None else self.operation(index).add_bias(written, bias)
 
         weights = [self.module(i).weight for i in range(len(self.sites))]
-        with _SiteRouter(weights, capture_and_handle):  # type: ignore[arg-type]
+        with SiteRouter(weights, note, with_bias, shared, recording):  # type: ignore[arg-type]
             output = self.target(x)
         self._refuse_unreached(captured)
         B = x.shape[0] // instances
         return Forward(
             output.view(instances, B, *output.shape[1:]),
             {name: _per_instance(value, instances, B, name) for name, value in captured.items()},
+            recording,
         )
 
     def _masked_site(self, index: int, reading: SiteReading, mask: SiteMask) -> Tensor:
@@ -169,14 +180,10 @@ class ComponentModel(nn.Module):
                 return operation.apply_weights(x, self.masked_weight(index, slots, delta))
             case ActiveMask(pairs):
                 return written_by_pairs(operation, x, V, U, pairs)
-            case InputMask(slots, delta):
-                inner, slots = reading.inner, _over_positions(slots, reading.inner)
-                if delta is None:
-                    return operation.write(inner * slots, U)
-                delta_positions = _over_positions(delta[..., None], inner)
-                kept = operation.write(inner * (slots - delta_positions), U)
-                per_row = delta.reshape(-1, *[1] * (reading.written.ndim - 1))
-                return kept + per_row * reading.written
+            case InputMask(_, delta):
+                inner = reading.inner
+                rest = None if delta is None else reading.written_in_share(delta.flatten())
+                return operation.write(inner * over_positions(mask.beyond_delta, inner.ndim), U, rest)
 
     def _refuse_unreached(self, captured: Mapping[str, Tensor]) -> None:
         missing = [site.name for site in self.sites if site.name not in captured]
@@ -195,9 +202,3 @@ def _per_instance(site_input: Tensor, instances: int, B: int, name: str) -> Tens
             "axis of what it reads must be that of the inputs. Leave it out of target.sites, or keep that axis."
         )
     return site_input.view(instances, B, *site_input.shape[1:])
-
-
-def _over_positions(mask: Tensor, inner: Tensor) -> Tensor:
-    """[S, B, K] -> [S, B, 1.., K], so that a mask without positions holds at all of them."""
-    missing = inner.ndim - mask.ndim
-    return mask.reshape(*mask.shape[:2], *[1] * missing, *mask.shape[2:]) if missing else mask

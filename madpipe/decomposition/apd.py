@@ -15,28 +15,32 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from madpipe.components.masks import ActiveMask, InputMask, SharedMask, SiteMask
 from madpipe.components.model import Forward
 from madpipe.components.pairs import active_pairs
 from madpipe.components.sites import Site
-from madpipe.decomposition.active_components import batch_top_k, threshold_of, top_k
+from madpipe.decomposition.active_components import batch_top_k, pair_counts, threshold_of, top_k
 from madpipe.decomposition.apd_config import APDConfig
+from madpipe.decomposition.atom_usage import USED
 from madpipe.decomposition.component_attributions import (
     component_attributions,
     squared_attributions,
 )
 from madpipe.decomposition.initialisation import grouped_by_use, start_at_groups
 from madpipe.decomposition.losses import faithfulness, hidden_reconstruction, schatten, sum_and_sizes
+from madpipe.decomposition.merged_rows import MergedRows
 from madpipe.decomposition.method import Batch, Method, MethodConfig, TrustedStatistics
-from madpipe.decomposition.processes import rows_of_all
-from madpipe.decomposition.sparse_start import USED, sparse_forms
+from madpipe.decomposition.processes import alone, rows_of_all
+from madpipe.decomposition.sparse_start import sparse_forms
 from madpipe.errors import ContentError
 
 ROWS = 2000  # trusted inputs on which a sparse start's components are counted
 TERMS = ("faithfulness", "minimality", "hidden", "simplicity")
 TINY = 1e-16  # added to squared attributions, for a gradient finite at 0
-DENSE = 0.25  # of a batch: where a component is active on more, all slots are computed for all inputs
+DENSE = 0.25  # of all pairs: where more would be computed, all slots are computed for all inputs
+SMALL = 2**17  # inner activations of a site in a batch: below it, gathering pairs takes longer than computing all slots
 
 
 class APD(Method):
@@ -136,6 +140,11 @@ class APD(Method):
         return {site.name: self._on_slots(on) for site in self.model.sites}
 
     @property
+    def merges_rows(self) -> bool:
+        """The top k of a batch that processes share is chosen from as many rows of each."""
+        return alone()
+
+    @property
     def draws(self) -> bool:
         return self.config.alive_share > 0
 
@@ -161,21 +170,38 @@ class APD(Method):
         use_alive = self.draws and float(torch.rand((), generator=batch.generator)) < self.config.alive_share
         masked = self.model.masked_forward(batch.x, self._alive_masks_now() if use_alive else self._input_masks(active))
         return {
-            "minimality": self.statistics.metric.reconstruction(batch.clean.output, masked.output),
+            "minimality": self.statistics.metric.reconstruction(batch.clean.output, masked.output, batch.mean),
             "hidden": self._hidden(batch, masked),
         }, frequencies
 
     @torch.no_grad()
     def _active(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Which components are, 0/1 [S, B, C], and on which share of these inputs, [S, C]."""
+        """Which components are, bool [S, B, C], and on which share of these inputs, [S, C]."""
         squares = squared_attributions(self.model, batch.x, self.config.rank, self.config.how, own=True)
         squares = rows_of_all(squares)
-        exact = self.config.selection == "top_k"
-        whole = top_k(squares, int(self.top_k[0])) if exact else batch_top_k(squares, self.top_k)
-        frequencies = whole.mean(1)
+        if self.config.selection == "top_k":
+            whole = top_k(squares, int(self.top_k[0]))
+            frequencies = batch.mean_over_inputs(whole.to(squares.dtype))
+        else:
+            whole, frequencies = self._batch_top_k(squares, batch.merged)
         self._remember(frequencies)
         own = batch.share.of(whole)
-        return own, frequencies if own is whole else own.mean(1)
+        return own, frequencies if own is whole else own.to(squares.dtype).mean(1)
+
+    def _batch_top_k(self, squares: Tensor, merged: MergedRows | None) -> tuple[Tensor, Tensor]:
+        """Of `squares` [S, B, C] the batch's top k, bool, and on which share of the inputs drawn each is: [S, C].
+
+        Merged inputs have attributions of 0. Where the others are too few for the top k, what is left to choose has no
+        effect, and counts as if all components had an equal part of it.
+        """
+        if merged is None:
+            whole = batch_top_k(squares, self.top_k)
+            return whole, whole.sum(1).to(squares.dtype) / whole.shape[1]
+        C, drawn = squares.shape[2], merged.drawn
+        whole = functional.pad(batch_top_k(squares[:, :-1], self.top_k, drawn), (0, 0, 0, 1))
+        chosen = whole.sum(1).to(squares.dtype)
+        left = pair_counts(self.top_k, drawn, C).to(chosen) - chosen.sum(1)
+        return whole, (chosen + left[:, None] / C) / drawn
 
     def _priced(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Terms of a pass with every component, its attributions priced: (A^2 / sigma^2 + tiny)^(p/2); weights [S, C].
@@ -186,14 +212,15 @@ class APD(Method):
         prices = (squares / self.statistics.metric.variance + TINY).pow(self.config.lp_exponent / 2)
         everything = self.model.masked_forward(batch.x, self.all_slots_masks())
         return {
-            "minimality": prices.sum(2).mean(1),
+            "minimality": batch.mean(prices.sum(2)),
             "hidden": self._hidden(batch, everything),
-        }, prices.pow(self.config.schatten_exponent / 2).mean(1)
+        }, batch.mean_over_inputs(prices.pow(self.config.schatten_exponent / 2))
 
     def _hidden(self, batch: Batch, masked: Forward) -> Tensor:
         with torch.set_grad_enabled(self.config.hidden_coefficient > 0):
             variances = dict(self.statistics.hidden_variances)
-            hidden = hidden_reconstruction(dict(batch.clean.site_inputs), dict(masked.site_inputs), variances)
+            inputs = dict(batch.clean.site_inputs), dict(masked.site_inputs)
+            hidden = hidden_reconstruction(*inputs, variances, batch.mean)
         return hidden.expand(self.model.instances)
 
     def _faithfulness_and_simplicity(self, frequencies: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,12 +268,15 @@ class APD(Method):
 
     def _input_masks(self, active: Tensor) -> dict[str, SiteMask]:
         """The active pairs alone where they are few; a convolution would run once for each component."""
-        pairs = active_pairs(active)
-        few = pairs.densest <= DENSE * active.shape[1]
-        pairs_here = [few and site.kind == "linear" for site in self.model.sites]
-        everywhere = None if all(pairs_here) else InputMask(self._on_slots(active))
-        masks = [ActiveMask(pairs) if here else everywhere for here in pairs_here]
-        return {site.name: mask for site, mask in zip(self.model.sites, masks, strict=True) if mask is not None}
+        linear = [site.name for site in self.model.sites if site.kind == "linear"]
+        pairs = active_pairs(active) if linear and active.numel() * self.config.rank > SMALL else None
+        masks: dict[str, SiteMask] = {}
+        if pairs is not None and pairs.size <= DENSE * active.numel():
+            masks = dict.fromkeys(linear, ActiveMask(pairs))
+        if len(masks) < len(self.model.sites):
+            everything = InputMask(self._on_slots(active.to(self.recent.dtype)))
+            masks = {site.name: masks.get(site.name, everything) for site in self.model.sites}
+        return masks
 
     def _alive_masks_now(self) -> dict[str, SiteMask]:
         early = int(self.steps_done) < self.config.alive_after

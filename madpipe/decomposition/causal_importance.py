@@ -18,45 +18,49 @@ from madpipe.components.sites import Site
 from madpipe.decomposition.scalar_networks import scalar_networks
 
 LEAK = 0.01  # slope outside [0, 1], SPD section 2.3
+TINY = torch.finfo(torch.float32).tiny  # up to it x counts as 0
+ABOVE_ONE = 1 + torch.finfo(torch.float32).eps  # from it on x is above 1
 
 
-class _LowerLeakyHardSigmoid(torch.autograd.Function):
-    """clamp(x, 0, 1); below 0 the gradient is LEAK, and only where it would raise x (a negative slope is unstable)."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x)
-        return x.clamp(0, 1)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        (x,) = ctx.saved_tensors
-        below = gradient.clamp(max=0).mul_(LEAK)
-        return torch.where(x > 0, gradient, below).masked_fill_(x > 1, 0)
-
-
-class _UpperLeakyHardSigmoid(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x)
-        return (x - 1).clamp_(min=0).mul_(LEAK).add_(x.clamp(0, 1))
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        (x,) = ctx.saved_tensors
-        return torch.where(x > 1, LEAK * gradient, gradient).masked_fill_(x < 0, 0)
-
-
-def lower_leaky_hard_sigmoid(x: Tensor) -> Tensor:
-    """In [0, 1]; feeds the masks."""
-    result: Tensor = _LowerLeakyHardSigmoid.apply(x)
+def _between(gradient: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    """`gradient` where low < x < high, elsewhere 0, in one vectorised pass: choosing by bools takes many times that."""
+    result: Tensor = torch.ops.aten.hardtanh_backward(gradient, x, low, high)
     return result
 
 
-def upper_leaky_hard_sigmoid(x: Tensor) -> Tensor:
-    """clamp(x, 0) up to 1, slope LEAK above; feeds the importance penalty, so that a slot stuck at 1 can come down."""
-    result: Tensor = _UpperLeakyHardSigmoid.apply(x)
-    return result
+def _into_lower(gradient: Tensor, x: Tensor) -> Tensor:
+    """At 0 and below the gradient is LEAK, and only where it would raise x (a negative slope is unstable)."""
+    raising = _between(gradient.clamp(max=0), x, -math.inf, TINY)
+    return _between(gradient, x, 0, ABOVE_ONE).add_(raising, alpha=LEAK)
+
+
+def _into_upper(gradient: Tensor, x: Tensor) -> Tensor:
+    return _between(gradient, x, -TINY, ABOVE_ONE).add_(_between(gradient, x, 1, math.inf), alpha=LEAK)
+
+
+class _LeakyHardSigmoids(torch.autograd.Function):
+    """The lower and the upper one."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        lower = x.clamp(0, 1)
+        return lower, torch.add(lower, (x - 1).clamp_(min=0), alpha=LEAK)
+
+    @staticmethod
+    def backward(ctx, into_lower: Tensor, into_upper: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return _into_lower(into_lower, x).add_(_into_upper(into_upper, x))
+
+
+def leaky_hard_sigmoids(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper.
+
+    The lower one is in [0, 1] and feeds the masks. The upper one is clamp(x, 0) up to 1 with slope LEAK above, and
+    feeds the importance penalty, so that a slot stuck at 1 can come down.
+    """
+    lower, upper = _LeakyHardSigmoids.apply(x)
+    return lower, upper
 
 
 class SiteImportance(nn.Module):

@@ -1,13 +1,13 @@
 """Effects of an APD's components in a chain: a network of linear maps and elementwise functions, one after another.
 
 There the derivative t along every component needs no graph. Between two functions all is linear: t becomes t W, W the
-product of the maps, plus for each site what the components make of what it reads, carried to the next function; a
-function multiplies t by its slopes. A few inputs at a time, so that t stays in the processor's cache.
+product of the maps, plus one matrix for each component times what the first map reads, which holds all sites in
+between; a function multiplies t by its slopes. A few inputs at a time, so that t stays in the processor's cache.
 
 Legend: S instances, B inputs, I = d_in, O = d_out, C components of m slots.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from madpipe.components.model import ComponentModel
+from madpipe.components.sparse_rows import Rows
 
 CACHED = 2**18  # numbers of t for the inputs taken at a time: a MiB, inside a core's own cache
 FUNCTIONS = frozenset(
@@ -28,27 +29,40 @@ FUNCTIONS = frozenset(
 
 @dataclass(frozen=True)
 class LinearMap:
-    """`weight` [I, O]; of site `index`, which reads `site_input` [S*B, I], or of none."""
+    """x W + b of x [S*B, I], `weight` [I, O]; it is site `index`, or none."""
 
     weight: Tensor
-    site_input: Tensor
+    bias: Tensor | None
+    x: Tensor
     index: int | None
 
 
 @dataclass
 class Segment:
-    """Linear maps in a row, then a function: its derivatives `slope` [S*B, O], or None where no function follows."""
+    """Linear maps in a row, then functions, each one of what the one before gives: how they were called."""
 
     maps: list[LinearMap] = field(default_factory=list)
-    slope: Tensor | None = None
+    functions: list[tuple[Callable[..., Tensor], tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def slope(self) -> Tensor:
+        """The functions' derivatives, [S*B, O]: one where there are none."""
+        if not self.functions:
+            return self.maps[0].x.new_ones(len(self.maps[0].x), self.width)
+        return reduce(torch.mul, (_slope(*called) for called in self.functions))
 
     @property
     def width(self) -> int:
         return self.maps[-1].weight.shape[1]
 
     @property
-    def sites(self) -> list[LinearMap]:
-        return [linear for linear in self.maps if linear.index is not None]
+    def has_sites(self) -> bool:
+        return any(linear.index is not None for linear in self.maps)
+
+    @property
+    def read(self) -> int:
+        """How many numbers components make their part of t from."""
+        return self.maps[0].weight.shape[0] if self.has_sites else 0
 
 
 class _Recorder(TorchFunctionMode):
@@ -80,13 +94,13 @@ class _Recorder(TorchFunctionMode):
             index = self.sites.get(id(args[1]))
             if index is None and not self.segments:
                 return False
-            if not self.segments or self.segments[-1].slope is not None:
+            if not self.segments or self.segments[-1].functions:
                 self.segments.append(Segment())
-            self.segments[-1].maps.append(LinearMap(args[1].detach().t(), args[0], index))
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            self.segments[-1].maps.append(LinearMap(args[1].detach().t(), bias, args[0], index))
             return True
         if func in FUNCTIONS and self.segments and not kwargs.get("inplace"):
-            slope, last = _slope(func, args, kwargs), self.segments[-1]
-            last.slope = slope if last.slope is None else last.slope * slope
+            self.segments[-1].functions.append((func, args, kwargs))
             return True
         return False
 
@@ -112,7 +126,7 @@ def multiplications(chain: Sequence[Segment]) -> int:
     """How many `chain_attributions` makes for one input and component."""
     total, entering = 0, 0
     for segment in chain:
-        total += (sum(site.weight.shape[0] for site in segment.sites) + entering) * segment.width
+        total += (segment.read + entering) * segment.width
         entering = segment.width
     return total
 
@@ -121,60 +135,74 @@ def chain_attributions(model: ComponentModel, chain: Sequence[Segment], rank: in
     """mean_o effect^2 of every component, [S, B, C]; differentiable with respect to slots."""
     S, C = model.instances, model.slots[0] // rank
     carriers = [_Carrier(model, segment, rank) for segment in chain]
-    B = len(chain[0].maps[0].site_input) // S
-    size = max(CACHED // (C * max(segment.width for segment in chain)), 1)
-    parts = [_of_some(carriers, s, slice(b, min(b + size, B))) for s in range(S) for b in range(0, B, size)]
+    B = len(chain[0].maps[0].x) // S
+    rows = CACHED // (C * max(segment.width for segment in chain))
+    slopes = [segment.slope for segment in chain]
+    slopes[-1] = slopes[-1].square() / chain[-1].width  # weights of the squares: no pass over t for them
+    parts = [_of_some(carriers, slopes, part) for part in _parts(S, B, rows)]
     return torch.cat(parts).view(S, B, C)
 
 
+def _parts(S: int, B: int, most: int) -> Iterator[slice]:
+    """All S*B rows at once, or at most so many of one instance at a time."""
+    if most >= S * B:
+        yield slice(0, S * B)
+        return
+    size = max(most, 1)
+    for s in range(S):
+        yield from (slice(s * B + b, s * B + min(b + size, B)) for b in range(0, B, size))
+
+
 class _Carrier:
-    """t [b, C, I] -> [b, C, O] over one segment, slopes left out."""
+    """t [b, I, C] -> [b, O, C] over the maps of one segment."""
 
     def __init__(self, model: ComponentModel, segment: Segment, rank: int):
-        self.S, self.width = model.instances, segment.width
-        self.through = reduce(torch.matmul, (linear.weight for linear in segment.maps))
-        self.slope = None if segment.slope is None else self._by_instance(segment.slope)
-        sites = segment.sites
-        self.reads = self._by_instance(torch.cat([site.site_input for site in sites], 1)) if sites else None
-        if sites:
-            self.matrices = torch.cat([m.flatten(2) for m in _carried_matrices(model, segment, rank)], 1)
+        self.width = segment.width
+        self.through = reduce(torch.matmul, (linear.weight for linear in segment.maps)).t()
+        self.rows: Rows | None = None
+        if segment.has_sites:
+            matrices = _made_of_what_is_read(model, segment, rank)
+            self.rows = Rows(segment.maps[0].x, model.instances)
+            self.matrices, self.constants = matrices[:, :-1].flatten(2).contiguous(), matrices[:, -1]
+            self.affine = any(linear.bias is not None for linear in segment.maps[:-1])
 
-    def _by_instance(self, values: Tensor) -> Tensor:
-        return values.view(self.S, -1, values.shape[-1])
-
-    def __call__(self, t: Tensor | None, instance: int, rows: slice) -> Tensor:
-        carried = None if t is None else t @ self.through
-        if self.reads is None:
+    def __call__(self, t: Tensor | None, part: slice) -> Tensor:
+        carried = None if t is None else self.through.expand(len(t), -1, -1) @ t
+        if self.rows is None:
             assert carried is not None, "a chain begins with a site"
             return carried
-        own = (self.reads[instance, rows] @ self.matrices[instance]).unflatten(1, (-1, self.width))
+        own = self.rows.times(self.matrices, part).unflatten(1, (self.width, -1))
+        if self.affine:
+            own = own + self.rows.own(self.constants, part)
         return own if carried is None else carried + own
 
 
-def _carried_matrices(model: ComponentModel, segment: Segment, rank: int) -> list[Tensor]:
-    """Of each site, P_c times the maps that follow it in the segment: [S, I, C, O]."""
-    matrices: list[Tensor] = []
-    for linear in segment.maps:
-        matrices = [m @ linear.weight for m in matrices]
+def _made_of_what_is_read(model: ComponentModel, segment: Segment, rank: int) -> Tensor:
+    """[S, I + 1, O, C]: what one unit of each input of the segment adds to t, and last what its biases add.
+
+    Site j reads x A_j + b_j and what it writes is carried on by T_j: sum_j (A_j V_cj; b_j V_cj) (U_cj T_j).
+    """
+    first = segment.maps[0].weight
+    before = torch.cat([torch.eye(len(first)), torch.zeros(1, len(first))]).to(first)
+    reads, writes = [], []
+    for j, linear in enumerate(segment.maps):
         if linear.index is not None:
-            V, U = model.V[linear.index], model.U[linear.index]
-            read, write = V.unflatten(2, (-1, rank)).transpose(1, 2), U.unflatten(1, (-1, rank))
-            matrices.append((read @ write).transpose(1, 2))
-    return matrices
+            U = reduce(torch.matmul, (later.weight for later in segment.maps[j + 1 :]), model.U[linear.index])
+            reads.append((before @ model.V[linear.index]).unflatten(2, (-1, rank)))
+            writes.append(U.unflatten(1, (-1, rank)))
+        before = before @ linear.weight
+        if linear.bias is not None:
+            before[-1] += linear.bias
+    made = torch.cat(reads, 3).transpose(1, 2) @ torch.cat(writes, 2)
+    return made.permute(0, 2, 3, 1).contiguous()
 
 
-def _of_some(carriers: Sequence[_Carrier], instance: int, rows: slice) -> Tensor:
-    """mean_o effect^2 of some inputs of one instance: [b, C]."""
+def _of_some(carriers: Sequence[_Carrier], slopes: Sequence[Tensor], part: slice) -> Tensor:
+    """mean_o effect^2 of some inputs, [b, C]; the last slopes [S*B, O] are weights of squares."""
     t: Tensor | None = None
-    for carrier in carriers[:-1]:
-        assert carrier.slope is not None, "a function ends every segment but the last"
-        t = carrier(t, instance, rows) * carrier.slope[instance, rows, None]
-    squares = _square(carriers[-1](t, instance, rows))
-    slope = carriers[-1].slope
-    if slope is None:
-        return squares.mean(-1)
-    weights = slope[instance, rows].square() / squares.shape[-1]  # of the sum itself: no pass over t for them
-    return (squares @ weights[:, :, None]).squeeze(-1)
+    for carrier, slope in zip(carriers[:-1], slopes, strict=False):
+        t = carrier(t, part) * slope[part, :, None]
+    return (slopes[-1][part, None] @ _square(carriers[-1](t, part))).squeeze(1)
 
 
 def _square(t: Tensor) -> Tensor:

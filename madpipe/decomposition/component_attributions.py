@@ -10,8 +10,8 @@ parameter path from no weights to the target's, on which all components grow tog
 Gradients are had in one of three ways (`mode`): `backward`, a backward pass for each output; `forward`, a forward-mode
 derivative for each component, for as many outputs as there are; `projections`, a backward pass for each of 16 random
 mixes of outputs, unbiased. The first two agree up to rounding. `auto` takes backward up to 16 outputs, above that the
-fewest passes of forward and projections; what it takes exactly, and what `forward` takes, is had without any graph
-where the network is a chain and that takes fewer multiplications than a backward pass for each output (chains.py).
+fewest passes of forward and projections. Where the network is a chain and that takes fewer multiplications than these
+would, `auto` and `forward` are exact and without any graph (chains.py).
 
 Effects are differentiable with respect to slots; what the target does is a constant to them.
 Legend: S instances, B inputs, P positions, I = d_in, O = d_out, C components of m slots, D outputs or projections.
@@ -65,16 +65,17 @@ def squared_attributions(model: ComponentModel, x: Tensor, rank: int, how: Attri
     Differentiable with respect to V and U also where an attribution is 0, as its root is not.
     """
     C = model.slots[0] // rank
+    chain = _cheap_chain(model, x[:1], rank, how)
+    everyone = x if own else _repeated(model, x)
+    if chain is not None and multiplications(chain) <= chain[-1].width * len(everyone) // model.instances:
+        whole = chain_of(model, everyone)
+        assert whole is not None, "a network is a chain for every input, or for none"
+        return chain_attributions(model, whole, rank)
     outputs, written = _sizes(model, x[:1])
     mode = chosen_mode(how.mode, outputs, C)
-    chain = None
-    if how.kind == "gradient" and mode != "projections" and how.mode != "backward":
-        chain = _cheap_chain(model, x if own else _repeated(model, x), rank, outputs)
-    if chain is not None:
-        return chain_attributions(model, chain, rank)
-    effects = _effects(model, x, rank, replace(how, mode=mode), own)
-    numbers = len(x) * (1 if own else model.instances) * max(outputs, written)
-    size = max(MOST_NUMBERS // numbers, 1)
+    exact: AttributionMode = "backward" if chain is not None and mode == "projections" else mode
+    effects = _effects(model, x, rank, replace(how, mode=exact), own)
+    size = max(MOST_NUMBERS // (len(everyone) * max(outputs, written)), 1)
     parts = [_sum_of_squares(effects(slice(c, min(c + size, C)))) for c in range(0, C, size)]
     return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
@@ -106,14 +107,21 @@ def _repeated(model: ComponentModel, x: Tensor) -> Tensor:
     return x.repeat(model.instances, *[1] * (x.ndim - 1))
 
 
-def _cheap_chain(model: ComponentModel, x: Tensor, rank: int, outputs: int) -> list[Segment] | None:
-    """The chain that the network is on x [S*B, ...], where it is one, costs less than every output's gradient would,
-    and has components whose own matrices, which it makes, are no larger than their effects on the batch.
+def _cheap_chain(model: ComponentModel, x: Tensor, rank: int, how: Attribution) -> list[Segment] | None:
+    """The chain that the network is on one input x [1, ...], where it may be taken and costs less than gradients would.
+
+    How many inputs there are does not matter here, so that an input is attributed alike in every batch. With few the
+    components' own matrices, which a chain makes, are larger than effects, and gradients of every output are taken.
     """
+    if how.kind != "gradient" or how.mode in ("backward", "projections"):
+        return None
     chain = chain_of(model, x)
-    backward = rank * outputs * sum(site.d_out for site in model.sites)
-    limit = min(backward, outputs * len(x) // model.instances)
-    return chain if chain is not None and multiplications(chain) <= limit else None
+    if chain is None:
+        return None
+    outputs = chain[-1].width
+    few = chosen_mode(how.mode, outputs, model.slots[0] // rank) == "projections"
+    gradients = rank * (MOST_OUTPUTS if few else outputs) * sum(site.d_out for site in model.sites)
+    return chain if multiplications(chain) <= gradients else None
 
 
 def _effects(model: ComponentModel, x: Tensor, rank: int, how: Attribution, own: bool) -> Effects:

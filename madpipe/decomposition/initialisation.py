@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from madpipe.components.model import ComponentModel
-from madpipe.decomposition.sparse_start import SparseForm
+from madpipe.decomposition.atom_usage import SparseForm
 
 TOGETHER = 0.2  # Jaccard index of two atoms' uses at different sites above which they may be of one component
 SPARE = 0.05  # |V_k| and |U_k| of slots that a sparse start leaves free, relative to the root of |W| / K

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+CACHED = 2**18  # numbers that fit into a core's own cache
 OutputKind = Literal["categorical", "bernoulli", "regression"]
 
 
@@ -42,16 +43,17 @@ class OutputMetric:
         """Mean squared difference of raw outputs over `variance`: [..., O] twice -> [...]."""
         return (p - q).square().mean(-1) / self.variance
 
-    def reconstruction(self, clean: Tensor, explained: Tensor) -> Tensor:
+    def reconstruction(self, clean: Tensor, explained: Tensor, mean: "Mean | None" = None) -> Tensor:
         """KL plus normalised squared distance, mean over inputs (and positions): [S, B, ..., O] twice -> [S].
 
         KL alone saturates where the target is sure of itself; the distance keeps a gradient there.
         """
+        mean = mean or per_instance_mean
         if self.kind == "regression":  # both are the squared distance, its kl by half the number of outputs larger
             squares = (clean - explained.to(clean.dtype)).square()
-            return per_instance_mean(squares) * ((clean.shape[-1] / 2 + 1) / self.variance)
+            return mean(squares) * ((clean.shape[-1] / 2 + 1) / self.variance)
         both = self.kl(clean, explained) + self.squared_distance(clean, explained)
-        return per_instance_mean(both)
+        return mean(both)
 
 
 def per_instance_mean(values: Tensor) -> Tensor:
@@ -143,13 +145,20 @@ def sum_and_sizes(V: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
     return total, read * written
 
 
+def _column_squares(V: Tensor) -> Tensor:
+    """|V_k|^2, [S, K]: some rows at a time, whose squares stay in the processor's cache."""
+    rows = max(CACHED // V[:, 0].numel(), 1)
+    parts = [part.square().sum(1) for part in V.split(rows, 1)]
+    return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+
 class _SumAndSquares(torch.autograd.Function):
     """V U, |V_k|^2, |U_k|^2."""
 
     @staticmethod
     def forward(ctx: Any, V: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(V, U)
-        return V @ U, torch.linalg.vecdot(V, V, dim=1), torch.linalg.vector_norm(U, dim=2).square()
+        return V @ U, _column_squares(V), torch.linalg.vector_norm(U, dim=2).square()
 
     @staticmethod
     def backward(ctx: Any, total: Tensor, read: Tensor, written: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,9 @@ class MergedRows:
 
     def of(self, whole: Tensor) -> Tensor:
         """[S, drawn, ...] -> [S, B, ...]."""
-        return whole[torch.arange(len(whole), device=whole.device)[:, None], self.index]
+        firsts = torch.arange(len(whole), device=whole.device)[:, None] * self.drawn
+        rows = whole.flatten(0, 1).index_select(0, (self.index + firsts).flatten())
+        return rows.view(*self.index.shape, *whole.shape[2:])
 
     def mean(self, values: Tensor) -> Tensor:
         """Over all rows drawn and over positions: [S, B, ...] -> [S]."""
@@ -44,10 +46,18 @@ def merge_zero_rows(x: Tensor) -> MergedRows | None:
     kept = unit * -(-(int(somewhere.sum(1).max()) + 1) // unit)
     if kept >= drawn:
         return None
-    index = somewhere.int().argsort(dim=1, descending=True, stable=True)[:, :kept]
+    index = _true_first(somewhere)[:, :kept]
     weights = torch.full(index.shape, 1 / drawn, device=x.device)
     weights[:, -1] += (drawn - kept) / drawn
     return MergedRows(index, weights, drawn)
+
+
+def _true_first(flags: Tensor) -> Tensor:
+    """Columns of bool [S, n] by row, those that are true first, each kind in order: [S, n]; no sort is needed."""
+    before = flags.cumsum(1)
+    columns = torch.arange(1, flags.shape[1] + 1, device=flags.device).expand_as(before)
+    place = torch.where(flags, before, before[:, -1:] + columns - before) - 1
+    return torch.empty_like(place).scatter_(1, place, columns - 1)
 
 
 @torch.no_grad()

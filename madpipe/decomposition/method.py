@@ -92,6 +92,12 @@ class Batch:
         """Over the inputs that were drawn, and positions: [S, B, ...] -> [S]."""
         return per_instance_mean(values) if self.merged is None else self.merged.mean(values)
 
+    def mean_over_inputs(self, values: Tensor) -> Tensor:
+        """Over the inputs that were drawn alone: [S, B, ...] -> [S, ...]."""
+        if self.merged is None:
+            return values.mean(1)
+        return torch.einsum("sb,sb...->s...", self.merged.weights.to(values.dtype), values)
+
     def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """U(0, 1) of `shape` [S, B, ...], of the type and device of `like`; a row's are the same if others merged."""
         if self.merged is None:
@@ -143,6 +149,11 @@ class Method(nn.Module, ABC):
     @property
     def merges_rows(self) -> bool:
         """Whether `losses` takes batches whose inputs without effect are merged (merged_rows.py)."""
+        return False
+
+    @property
+    def repeats_passes(self) -> bool:
+        """Whether `losses` takes several passes of a batch, so that it pays to record the clean one (routing.py)."""
         return False
 
     @cached_property

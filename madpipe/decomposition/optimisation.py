@@ -48,7 +48,7 @@ def draw_batch(
     if merged is not None:
         x = merged.of(x.unflatten(0, (len(rows), -1))).flatten(0, 1)
     with torch.no_grad():
-        clean = method.model.masked_forward(x, {})
+        clean = method.model.masked_forward(x, {}, record=method.repeats_passes)
     return Batch(x, clean, generator, step / method.config.steps, share, merged)
 
 

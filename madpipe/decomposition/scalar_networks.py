@@ -30,11 +30,11 @@ def scalar_networks(z: Tensor, a: Tensor, b: Tensor, w: Tensor) -> Tensor:
 class _ScalarNetworks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, a: Tensor, b: Tensor, w: Tensor) -> Tensor:
+        z = z.contiguous()  # blocks of rows: a transposed view would be read a cache line for each number
         ctx.save_for_backward(z, a, b, w)
-        y = torch.empty_like(z)
-        affine, inputs = torch.stack([a, b], 2), torch.stack([z, torch.ones_like(z)], 1)
+        y, affine = torch.empty_like(z), torch.stack([a, b], 2)
         for k, n, hidden in _blocks(z, a.shape[1]):
-            torch.ops.aten.gelu_(torch.bmm(affine[k], inputs[k, :, n], out=hidden))
+            torch.ops.aten.gelu_(torch.bmm(affine[k], _with_ones(z[k, n]), out=hidden))
             y[k, n] = (w[k, None] @ hidden)[:, 0]
         return y
 
@@ -42,25 +42,33 @@ class _ScalarNetworks(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         z, a, b, w = ctx.saved_tensors
-        H, normal = a.shape[1], math.sqrt(2 * math.pi)
-        affine, inputs = torch.stack([a, b], 2) / math.sqrt(2), torch.stack([z, torch.ones_like(z)], 1)
-        powers = torch.stack([gradient, gradient * z, gradient * z.square()], 1)  # [K, 3, N]
-        of_erf, of_exp = torch.stack([w * a / 2, torch.zeros_like(a)], 1), torch.stack([w * a * b, w * a * a], 1)
-        into_z = torch.cat([of_erf, of_exp / normal], 2)  # [K, 2, 2 H]
-        slopes = z.new_empty(len(z), 2, z.shape[1])
-        sums = z.new_zeros(len(z), 3, 2 * H)  # over n, of g z^i erf(u / sqrt 2) and of g z^i exp(-u^2 / 2)
-        for k, n, units in _blocks(z, 2 * H):
-            scaled, bell = units[:, :H], units[:, H:]
-            torch.bmm(affine[k], inputs[k, :, n], out=scaled)
+        gradient = gradient.contiguous()
+        H, normal, none = a.shape[1], math.sqrt(2 * math.pi), torch.zeros_like(a)
+        affine, of_one = torch.stack([a, b], 2) / math.sqrt(2), torch.stack([(w * a).sum(1) / 2, none[:, 0]], 1)
+        of_erf, of_exp = torch.stack([w * a / 2, none], 1), torch.stack([w * a * b, w * a * a], 1) / normal
+        slopes = torch.cat([of_erf, of_exp, of_one[:, :, None]], 2)  # [K, 2, 2 H + 1], of gelu: in z^0 and in z^1
+        into_z = torch.empty_like(z)
+        sums = z.new_zeros(len(z), 3, 2 * H + 1)  # over n, of g z^i times erf(u / sqrt 2), exp(-u^2 / 2) and 1
+        for k, n, units in _blocks(z, 2 * H + 1):
+            own, g = z[k, n], gradient[k, n]
+            scaled, bell = units[:, :H], units[:, H : 2 * H]
+            torch.bmm(affine[k], _with_ones(own), out=scaled)
             torch.square(scaled, out=bell).neg_().exp_()
             scaled.erf_()
-            sums[k] += powers[k, :, n] @ units.mT
-            slopes[k, :, n] = into_z[k] @ units
-        slope = slopes[:, 0] + z * slopes[:, 1] + (w * a).sum(1, keepdim=True) / 2
-        Phi, phi = (powers.sum(2, keepdim=True) + sums[:, :, :H]) / 2, sums[:, :, H:] / normal
+            units[:, 2 * H] = 1
+            of_g = g * own
+            sums[k].baddbmm_(torch.stack([g, of_g, of_g * own], 1), units.mT)
+            constant, linear = (slopes[k] @ units).unbind(1)
+            torch.mul(torch.addcmul(constant, linear, own), g, out=into_z[k, n])
+        Phi, phi = (sums[:, :, 2 * H :] + sums[:, :, :H]) / 2, sums[:, :, H : 2 * H] / normal
         into_b = w * (Phi[:, 0] + a * phi[:, 1] + b * phi[:, 0])
         into_a = w * (Phi[:, 1] + a * phi[:, 2] + b * phi[:, 1])
-        return gradient * slope, into_a, into_b, a * Phi[:, 1] + b * Phi[:, 0]
+        return into_z, into_a, into_b, a * Phi[:, 1] + b * Phi[:, 0]
+
+
+def _with_ones(z: Tensor) -> Tensor:
+    """[k, n] -> [k, 2, n]: what the slope and the bias of a unit are multiplied by."""
+    return torch.stack([z, torch.ones_like(z)], 1)
 
 
 def _blocks(z: Tensor, hidden: int) -> Iterator[tuple[slice, slice, Tensor]]:

@@ -1,8 +1,9 @@
 """SPD: rank-one slots, causal importances, stochastic masks (Bushnaq, Braun, Sharkey, arXiv 2506.20790).
 
-Slots, starts and prices stand in subcomponents.py. Differences from the paper: the weight delta may be a masked channel
-of its own, the importance function sees the site's whole input unless told otherwise, and a share of batches may use
-the mask "alive 1, dead 0, delta 0", so that the explained output is on the training distribution.
+Slots and prices stand in subcomponents.py, starts in subcomponent_starts.py. Differences from the paper: the weight
+delta may be a masked channel of its own, the importance function sees the site's whole input unless told otherwise, and
+a share of batches may use the mask "alive 1, dead 0, delta 0", so that the explained output is on the training
+distribution.
 """
 
 from collections.abc import Mapping
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from madpipe.components.layers import SiteReading
 from madpipe.components.masks import InputMask, SharedMask, SiteMask, mask_from_source
+from madpipe.components.model import Forward
 from madpipe.decomposition.method import Batch, MethodConfig
-from madpipe.decomposition.subcomponents import SubcomponentConfig, SubcomponentMethod, Variant
+from madpipe.decomposition.subcomponent_config import SubcomponentConfig, Variant
+from madpipe.decomposition.subcomponents import SubcomponentMethod, first_masked
 
 
 class SPDConfig(SubcomponentConfig):
@@ -56,11 +59,12 @@ class SPD(SubcomponentMethod):
             readings = self._readings(batch.clean)
             importances, terms = self._importances(batch, readings)
             masks = self._importance_masks(importances) if draw < pure else self._stochastic_masks(importances, batch)
-        terms |= self._explain(batch, masks, readings)
+        joint = self._masked(batch, masks, readings)
+        terms |= self._distances(batch, joint)
         if "importance_minimality" in terms:
             self._steer(terms["divergence"], batch.progress)
         if config.layerwise_coefficient and draw >= pure + alive:
-            terms["layerwise"] = self._layerwise(batch, masks, readings)
+            terms["layerwise"] = self._layerwise(batch, masks, readings, joint)
         terms |= self._weight_losses()
         return self._with_total(terms)
 
@@ -72,11 +76,20 @@ class SPD(SubcomponentMethod):
         """A frequency is a mean inside a convex function, which weighs rows alike."""
         return not self.config.frequency_coefficient
 
-    def _layerwise(self, batch: Batch, masks: Mapping[str, SiteMask], readings: Mapping[str, SiteReading]) -> Tensor:
-        """Divergence with one site masked at a time, mean over sites: [S]."""
-        kl = self.statistics.metric.kl
-        outputs = [self._masked(batch, {name: mask}, readings).output for name, mask in masks.items()]
-        return torch.stack([batch.mean(kl(batch.clean.output, output)) for output in outputs]).mean(0)
+    @property
+    def repeats_passes(self) -> bool:
+        return bool(self.config.layerwise_coefficient)
+
+    def _layerwise(
+        self, batch: Batch, masks: Mapping[str, SiteMask], readings: Mapping[str, SiteReading], joint: Forward
+    ) -> Tensor:
+        """Divergence with one site masked at a time, mean over sites: [S]. The first begins as the `joint` pass did."""
+        kl, first = self.statistics.metric.kl, first_masked(batch.clean, masks)
+        passes = [
+            self._masked(batch, {name: mask}, readings, joint if name in first else None)
+            for name, mask in masks.items()
+        ]
+        return torch.stack([batch.mean(kl(batch.clean.output, own.output)) for own in passes]).mean(0)
 
     def _importance_masks(self, importances: Mapping[str, Tensor]) -> dict[str, SiteMask]:
         return {name: InputMask(g) for name, g in importances.items()}

@@ -28,7 +28,8 @@ def trusted_statistics(target: nn.Module, sites: Sequence[Site], x: Tensor, kind
         if not _is_input(captured, x):
             variances[site.name] = max(float(captured.var(0).mean()), 1e-12)
     variance = max(float(clean.output.flatten(0, 1).var(0).mean()), 1e-12)
-    std = x.std(0) if x.shape[0] > 1 else torch.zeros_like(x[0])
+    varies = x.shape[0] > 1 and not takes_token_ids(target)  # a token has no neighbours: noise would name another
+    std = x.std(0) if varies else torch.zeros_like(x[0])
     return TrustedStatistics(
         input_std=std,
         hidden_variances=variances,
@@ -36,6 +37,11 @@ def trusted_statistics(target: nn.Module, sites: Sequence[Site], x: Tensor, kind
         metric=OutputMetric(kind, variance),
         sample=sample,
     )
+
+
+def takes_token_ids(target: nn.Module) -> bool:
+    """Whether the target looks anything up by its number, so that its inputs can hold no noise and no blend."""
+    return any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in target.modules())
 
 
 def _rows(model: ComponentModel, index: int, captured: Tensor) -> Tensor:

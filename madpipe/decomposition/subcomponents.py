@@ -1,30 +1,20 @@
-"""What SPD and VPD share: rank-one slots that a causal importance function opens, their starts, their prices.
+"""What SPD and VPD share: rank-one slots that a causal importance function opens, and their prices.
 
-Three starts. `weights`, the default, begins at W on the directions that trusted inputs excite. `zero` grows from near
-zero only what trusted data need. `sparse` begins at few rank-one atoms, each of use on few inputs (sparse_start.py).
 The weight delta is W minus the sum of slots: either a masked channel of its own, where a Frobenius penalty on the sum
 of alive slots (parsimony) leaves it what trusted inputs never excite, or held to zero by a faithfulness loss.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from madpipe.components.layers import SiteReading
 from madpipe.components.masks import Masks
 from madpipe.components.model import Forward
 from madpipe.components.sites import Site
-from madpipe.decomposition.causal_importance import (
-    ImportanceFunction,
-    importance_functions,
-    lower_leaky_hard_sigmoid,
-    upper_leaky_hard_sigmoid,
-)
-from madpipe.decomposition.importance_start import fit_importances
-from madpipe.decomposition.initialisation import start_at_atoms, start_at_weights, start_near_zero
+from madpipe.decomposition.causal_importance import importance_functions, leaky_hard_sigmoids
 from madpipe.decomposition.losses import (
     frequency,
     hidden_reconstruction,
@@ -37,52 +27,15 @@ from madpipe.decomposition.method import Batch, Method, MethodConfig, TrustedSta
 from madpipe.decomposition.optimisation import clip_gradients
 from madpipe.decomposition.processes import average_in_place, highest_of_all, mean_of_all
 from madpipe.decomposition.schedules import geometric, linear
-from madpipe.decomposition.sparse_start import SparseForm, sparse_forms
 from madpipe.decomposition.sparsity import FIRST_PRICE, SHARE, DivergenceController
-
-
-class Variant(BaseModel):
-    """One of the decompositions trained side by side."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    hidden_coefficient: float = 0.0  # match hidden activations too, not outputs alone
-    distance_coefficient: float = 1.0  # match raw outputs too, not the distribution they stand for alone
-    parsimony_coefficient: float | None = None  # None: that of the method
-    importance_coefficient: float | None = None  # None: that of the method
-
-
-class SubcomponentConfig(MethodConfig):
-    """Defaults are those of SPD, measured on the Boolean and digits tasks (docs/detection.md)."""
-
-    components: int | None = None  # slots per site; None: clip(2 * rank, 32, 128), clip(8 * rank, 20, 256) if sparse
-    start: Literal["zero", "weights", "sparse"] = "weights"
-    parsimony_coefficient: float = 1.0
-    faithfulness_coefficient: float = 0.0  # on |W - sum|^2 / |W|^2
-    faithfulness_warmup: int = 0  # first steps, on faithfulness alone
-    importance_coefficient: float | Literal["auto"] = 1e-3  # nats per active slot and input; auto: see sparsity.py
-    target_divergence: float | None = Field(default=None, gt=0)  # of auto, nats per input; None: SHARE of all slots'
-    importance_penalty: Literal["lp", "smooth_l0"] = "lp"
-    importance_exponent: tuple[float, float] = (2.0, 0.5)  # p of lp at the start and at the end of training
-    importance_width: tuple[float, float] = (1.0, 0.01)  # width of smooth_l0 at the start and at the end
-    importance_function: ImportanceFunction = "site"
-    importance_warmup: int = 0  # steps, after those of faithfulness, in which slots stay: a good start is not spoilt
-    importance_hidden: int = 64  # units of each importance function; 16 a slot in SPD
-    importance_clip: float | None = Field(
-        default=None, gt=0
-    )  # largest gradient norm of an instance's importance functions
-    frequency_coefficient: float = 0.0  # against unrelated mechanisms in one slot (VPD)
-    frequency_scale: float = 100.0
-    alive_decay: float = 0.8  # per batch with importances, of the running maximum of each slot's importance
-    alive_after: int = 100  # steps before the running maximum is trusted
-    alive_threshold: float = 0.1
-    variants: tuple[Variant, ...]
+from madpipe.decomposition.subcomponent_config import SubcomponentConfig
+from madpipe.decomposition.subcomponent_starts import start
 
 
 class SubcomponentMethod(Method):
     """Each slot is a subcomponent of its own; its activity is the causal importance g in [0, 1]."""
 
+    fused_updates: ClassVar[bool] = True
     config: SubcomponentConfig
     hidden_weight: Tensor
     distance_weight: Tensor
@@ -140,42 +93,9 @@ class SubcomponentMethod(Method):
 
     def initialise(self, statistics: TrustedStatistics, generator: torch.Generator) -> None:
         self.statistics = statistics
-        forms = self._start_sparse(generator) if self.config.start == "sparse" else []
-        for i, site in enumerate(self.model.sites):
-            if self.config.start == "zero":
-                start_near_zero(self.model, i, statistics.spans[site.name], generator)
-            elif self.config.start == "weights":
-                start_at_weights(self.model, i, statistics.spans[site.name], generator)
-            self.importance[i].initialise(generator)  # type: ignore[operator]
-        if forms:
-            self._start_importances(forms)
+        start(self.model, self.importance, self._clean_logits, self.config.start, statistics, generator)
         if self.controller is not None:
             self.controller.target.fill_(self.config.target_divergence or SHARE * self._divergence_of_nothing())
-
-    def _start_sparse(self, generator: torch.Generator) -> list[dict[str, SparseForm]]:
-        """Every instance at sparse forms of its own, which are given back."""
-        model, statistics, found = self.model, self.statistics, []
-        for s in range(model.instances):
-            forms = sparse_forms(model.target, model.sites, statistics.sample, statistics.metric, generator)
-            for i, site in enumerate(model.sites):
-                start_at_atoms(model, i, s, forms[site.name], generator)
-            found.append(forms)
-        return found
-
-    def _start_importances(self, forms: Sequence[Mapping[str, SparseForm]]) -> None:
-        """Importance functions open the slots that are of use, on the rows where that was seen."""
-        model = self.model
-        rows = [next(iter(own.values())).rows for own in forms]
-        clean = model.masked_forward(torch.cat([self.statistics.sample[own] for own in rows]), {})
-        used = {
-            site.name: torch.stack([_on_slots(own[site.name].used, k) for own in forms])
-            for site, k in zip(model.sites, model.slots, strict=True)
-        }
-
-        def logits() -> dict[str, Tensor]:
-            return self._importance_logits(self._readings(clean))
-
-        fit_importances(logits, used, self.importance.parameters())
 
     @torch.no_grad()
     def _divergence_of_nothing(self) -> float:
@@ -199,17 +119,19 @@ class SubcomponentMethod(Method):
 
     def activity(self, clean: Forward, x: Tensor) -> dict[str, Tensor]:
         """Causal importances g in [0, 1]."""
-        logits = self._importance_logits(self._readings(clean))
-        return {name: lower_leaky_hard_sigmoid(value) for name, value in logits.items()}
+        return {name: leaky_hard_sigmoids(value)[0] for name, value in self._clean_logits(clean).items()}
 
     def _readings(self, clean: Forward) -> dict[str, SiteReading]:
         """What each site reads in the clean pass, for every instance."""
-        model, readings = self.model, {}
+        model, readings, record = self.model, {}, clean.recording
         for i, site in enumerate(model.sites):
             x = clean.site_inputs[site.name]
             own = x.expand(model.instances, *x.shape[1:]).reshape(-1, *x.shape[2:])
-            readings[site.name] = model.reading(i, own)
+            readings[site.name] = model.reading(i, own, None if record is None else record.written(i))
         return readings
+
+    def _clean_logits(self, clean: Forward) -> dict[str, Tensor]:
+        return self._importance_logits(self._readings(clean))
 
     def _importance_logits(self, readings: Mapping[str, SiteReading]) -> dict[str, Tensor]:
         logits = self.importance([readings[site.name] for site in self.model.sites])
@@ -220,9 +142,9 @@ class SubcomponentMethod(Method):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """This batch's importances, [S, B, *P, K] for each site, and the terms of their price."""
         logits = self._importance_logits(readings)
-        importances = {name: lower_leaky_hard_sigmoid(value) for name, value in logits.items()}
+        both = {name: leaky_hard_sigmoids(value) for name, value in logits.items()}
+        importances, penalised = {name: g for name, (g, _) in both.items()}, [upper for _, upper in both.values()]
         self._remember(importances)
-        penalised = [upper_leaky_hard_sigmoid(value) for value in logits.values()]
         terms = {"importance_minimality": self._minimality(penalised, batch)}
         if self.config.frequency_coefficient:
             terms["frequency"] = frequency(penalised, self.config.frequency_scale, mean_of_all)
@@ -239,8 +161,11 @@ class SubcomponentMethod(Method):
 
         The last two only where a variant weighs them.
         """
+        return self._distances(batch, self._masked(batch, masks, readings))
+
+    def _distances(self, batch: Batch, masked: Forward) -> dict[str, Tensor]:
+        """The terms of `_explain`, of a pass."""
         metric, clean = self.statistics.metric, batch.clean
-        masked = self._masked(batch, masks, readings)
         terms = {"divergence": batch.mean(metric.kl(clean.output, masked.output))}
         if self._weighs("distance"):
             terms["distance"] = batch.mean(metric.squared_distance(clean.output, masked.output))
@@ -252,11 +177,15 @@ class SubcomponentMethod(Method):
     def _weighs(self, term: Literal["distance", "hidden", "parsimony"]) -> bool:
         return any(self._own_coefficient(f"{term}_coefficient"))
 
-    def _masked(self, batch: Batch, masks: Masks, readings: Mapping[str, SiteReading]) -> Forward:
-        """The pass under `masks`, of which the first site to run reads what it reads in the clean pass."""
-        running = [name for name in batch.clean.site_inputs if name in masks]
-        known = {name: readings[name] for name in running[:1] if name in readings}
-        return self.model.masked_forward(batch.x, masks, known)
+    def _masked(
+        self, batch: Batch, masks: Masks, readings: Mapping[str, SiteReading], begun: Forward | None = None
+    ) -> Forward:
+        """The pass under `masks`, of which the first site to run reads what it reads in the clean pass.
+
+        `begun`: a pass that begins alike, the clean one by default.
+        """
+        known = {name: readings[name] for name in first_masked(batch.clean, masks) if name in readings}
+        return self.model.masked_forward(batch.x, masks, known, begun=begun or batch.clean, record=self.repeats_passes)
 
     @property
     def _warming_up(self) -> bool:
@@ -327,7 +256,6 @@ class SubcomponentMethod(Method):
             torch.maximum(recent * self.config.alive_decay, peak, out=recent)
 
 
-def _on_slots(used: Tensor, slots: int) -> Tensor:
-    """[N, n] of the first n of `slots` slots, of which the others are of no use: [N, slots]."""
-    kept = used[:, :slots]
-    return nn.functional.pad(kept, (0, slots - kept.shape[1]))
+def first_masked(clean: Forward, masks: Masks) -> list[str]:
+    """The first site to run of those in `masks`; none where there is none."""
+    return [name for name in clean.site_inputs if name in masks][:1]

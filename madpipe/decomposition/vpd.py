@@ -19,7 +19,8 @@ from madpipe.decomposition.adversary import WARMUP, PersistentSources, masks_fro
 from madpipe.decomposition.causal_importance import ImportanceFunction
 from madpipe.decomposition.method import Batch, MethodConfig, TrustedStatistics
 from madpipe.decomposition.processes import average_in_place
-from madpipe.decomposition.subcomponents import SubcomponentConfig, SubcomponentMethod, Variant
+from madpipe.decomposition.subcomponent_config import SubcomponentConfig, Variant
+from madpipe.decomposition.subcomponents import SubcomponentMethod
 
 
 class VPDConfig(SubcomponentConfig):

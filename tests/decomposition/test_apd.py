@@ -29,6 +29,16 @@ def test_a_batchs_top_k_are_the_largest_pairs_of_each_instance():
         assert chosen.min() > left.max()
 
 
+def test_of_equal_pairs_the_first_are_taken():
+    attributions = torch.tensor([[[1.0, 2.0], [1.0, 1.0], [3.0, 1.0]]])
+    assert batch_top_k(attributions, 4 / 3).int().tolist() == [[[1, 1], [1, 0], [1, 0]]]
+
+
+def test_inputs_that_are_not_listed_count_for_the_top_k():
+    attributions = torch.tensor([[[4.0, 1.0], [3.0, 2.0]]])
+    assert batch_top_k(attributions, 0.5, inputs=6).int().tolist() == [[[1, 0], [1, 1]]]  # 0.5 * 6 = 3 pairs
+
+
 def test_an_input_may_have_more_components_than_k():
     attributions = torch.tensor([[[5.0, 4.0, 3.0], [0.1, 0.2, 0.3]]])
     assert batch_top_k(attributions, 1.5).tolist() == [[[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]]

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from madpipe.components.sites import find_sites
 from madpipe.config.resolving import validated
 from madpipe.decomposition.apd import APD, APDConfig
+from madpipe.decomposition.atom_usage import SparseForm
 from madpipe.decomposition.initialisation import grouped_by_use
 from madpipe.decomposition.optimisation import draw_batch, make_optimizer, take_step
 from madpipe.decomposition.recovery import recovery
-from madpipe.decomposition.sparse_start import SparseForm
 from madpipe.decomposition.statistics import trusted_statistics
 from madpipe.errors import ConfigError
 from madpipe.targets import superposition

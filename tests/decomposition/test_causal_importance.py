@@ -14,9 +14,16 @@ from madpipe.decomposition.causal_importance import (
     SiteImportance,
     SlotImportance,
     importance_functions,
-    lower_leaky_hard_sigmoid,
-    upper_leaky_hard_sigmoid,
+    leaky_hard_sigmoids,
 )
+
+
+def lower_leaky_hard_sigmoid(x: Tensor) -> Tensor:
+    return leaky_hard_sigmoids(x)[0]
+
+
+def upper_leaky_hard_sigmoid(x: Tensor) -> Tensor:
+    return leaky_hard_sigmoids(x)[1]
 
 
 def slope(function, at: float, upstream: float) -> float:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from madpipe.components import sparse_rows
 from madpipe.components.model import ComponentModel
 from madpipe.components.sites import find_sites
 from madpipe.decomposition import chains, component_attributions
@@ -18,6 +19,7 @@ CHAINS = {
     "superposition": lambda: superposition.build(4, 2, identity=True),
     "functions in a row": lambda: nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Tanh(), nn.Linear(5, 3), nn.Sigmoid()),
     "no function at the end": lambda: nn.Sequential(nn.Linear(4, 5), nn.SiLU(), nn.Linear(5, 6), nn.Linear(6, 3)),
+    "biases before a site": lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 6), nn.Tanh()),
     "one site": lambda: nn.Sequential(nn.Linear(4, 3)),
 }
 
@@ -100,17 +102,21 @@ def inputs(rows: int = 12) -> Tensor:
 
 @pytest.mark.parametrize("target", CHAINS)
 @pytest.mark.parametrize("cached", [1, chains.CACHED])
-def test_a_chains_attributions_and_their_gradients_are_those_of_backward_passes(target, cached, monkeypatch):
+@pytest.mark.parametrize("share", [0.1, 1.0], ids=["sparse", "dense"])
+def test_a_chains_attributions_and_their_gradients_are_those_of_backward_passes(target, cached, share, monkeypatch):
     monkeypatch.setattr(chains, "CACHED", cached)
+    monkeypatch.setattr(sparse_rows, "FEW", 0.5)
     model, x = decomposed(CHAINS[target]()), inputs()
+    x = x * (torch.rand(x.shape) < share)
     found = chain_of(model, x)
     assert found is not None
     values = chain_attributions(model, found, RANK)
     expected = squared_attributions(model, x, RANK, BACKWARD, own=True)
-    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-10)
     weights, slots = torch.randn_like(values), [*model.V, *model.U]
     own = torch.autograd.grad((values * weights).sum(), slots)
-    torch.testing.assert_close(own, torch.autograd.grad((expected * weights).sum(), slots))
+    wanted = torch.autograd.grad((expected * weights).sum(), slots)
+    torch.testing.assert_close(own, wanted, rtol=1e-10, atol=1e-10)
 
 
 def test_a_linear_map_that_is_no_site_carries_what_components_make():
@@ -130,12 +136,12 @@ def test_no_path_is_left_out(target):
     assert chain_of(decomposed(NO_CHAINS[target]()), inputs()) is None
 
 
-def test_multiplications_are_those_of_what_sites_read_and_of_what_comes_in():
-    # (4 + 5 sites' inputs) * 6 before the function, then (6 + 6) * 3
+def test_multiplications_are_those_of_what_is_read_and_of_what_comes_in():
+    # 4 inputs * 6 before the function, whatever sites stand there, then (6 + 6) * 3
     target = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
     found = chain_of(decomposed(target), inputs())
     assert found is not None
-    assert multiplications(found) == (4 + 5) * 6 + (6 + 6) * 3
+    assert multiplications(found) == 4 * 6 + (6 + 6) * 3
 
 
 @pytest.mark.parametrize(("mode", "taken"), [("auto", True), ("forward", True), ("backward", False)])
@@ -151,3 +157,16 @@ def test_a_chain_is_taken_where_it_is_cheaper_and_not_for_a_backward_pass(mode, 
     expected = squared_attributions(model, x, RANK, BACKWARD, own=True)
     torch.testing.assert_close(squared_attributions(model, x, RANK, Attribution(mode=mode), own=True), expected)
     assert bool(taken_here) == taken
+
+
+@pytest.mark.parametrize("rows", [1, 200])
+def test_an_input_is_attributed_exactly_in_a_batch_of_any_size_where_projections_would_cost_more(rows):
+    target = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 20))
+    sites = find_sites(target)
+    model = ComponentModel(target, sites, [20 * RANK] * len(sites)).double().requires_grad_(False)
+    for parameter in [*model.V, *model.U]:
+        nn.init.normal_(parameter)
+    x = inputs(rows)
+    assert component_attributions.chosen_mode("auto", 20, 20) == "projections"
+    found = squared_attributions(model, x, RANK, Attribution(), own=True)
+    torch.testing.assert_close(found, squared_attributions(model, x, RANK, BACKWARD, own=True))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from madpipe.components.model import ComponentModel
 from madpipe.components.sites import find_sites
 from madpipe.decomposition.losses import per_instance_mean
-from madpipe.decomposition.merged_rows import merge_zero_rows, silent_at_zero
+from madpipe.decomposition.merged_rows import MergedRows, merge_zero_rows, silent_at_zero
 from madpipe.decomposition.method import Method
 from madpipe.decomposition.optimisation import draw_batch, make_optimizer, take_step
 from madpipe.targets import residual_mlp, superposition
@@ -130,3 +130,30 @@ def test_a_row_draws_the_same_numbers_whether_or_not_others_are_merged(start, sp
     batch.generator.set_state(state)
     every = replace(batch, merged=None).uniform((2, 16, 6), batch.x)
     torch.testing.assert_close(few, batch.merged.of(every))
+
+
+@pytest.mark.parametrize("chosen", [{}, {"selection": "top_k", "top_k": 2}, {"selection": "lp", "top_k": None}])
+def test_the_terms_and_gradients_of_apd_are_those_of_all_rows(start, sparse_rows, chosen):
+    target = superposition.build(5, 2).eval().requires_grad_(False)
+    settings = {"batch_size": 60, "input_noise": 0.0, "components": 4, "alive_share": 0.0} | chosen
+    results = []
+    for merge in (False, True):
+        torch.manual_seed(0)
+        method = start("apd", target, sparse_rows, instances=2, **settings).double()
+        method.__dict__["silent_at_zero"] = merge
+        batch = draw_batch(method, sparse_rows.double(), [torch.arange(60)] * 2, 0, 0)
+        assert (batch.merged is not None) == merge
+        terms = method.losses(batch)
+        gradients = torch.autograd.grad(terms["total"].sum(), [*method.model.V, *method.model.U])
+        results.append((torch.stack(list(terms.values())), *gradients))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-9)
+
+
+def test_what_is_left_of_a_top_k_on_inputs_without_effect_is_shared_by_all_components(start, sparse_rows):
+    target = superposition.build(5, 2).eval().requires_grad_(False)
+    method = start("apd", target, sparse_rows, components=4, top_k=3.9)
+    merged = MergedRows(torch.tensor([[0, 1, 2]]), torch.tensor([[0.1, 0.1, 0.8]]), drawn=10)
+    whole, frequencies = method._batch_top_k(torch.rand(1, 3, 4) + 1, merged)
+    assert whole.int().sum(2).tolist() == [[4, 4, 0]]
+    # 3.9 * 10 = 39 pairs, 8 of them on the first two inputs: 31 / 4 of the other eight for each component
+    torch.testing.assert_close(frequencies, torch.full((1, 4), (2 + 31 / 4) / 10))

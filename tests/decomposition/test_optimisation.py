@@ -231,10 +231,10 @@ def test_under_bfloat16_products_are_taken_in_it(start, small_mlp, rows, monkeyp
     seen = []
     explain = method.model.masked_forward
 
-    def masked_forward(x, masks, *known):
+    def masked_forward(x, masks, *known, **options):
         if masks:
-            seen.append(explain(x, masks, *known).output.dtype)
-        return explain(x, masks, *known)
+            seen.append(explain(x, masks, *known, **options).output.dtype)
+        return explain(x, masks, *known, **options)
 
     monkeypatch.setattr(method.model, "masked_forward", masked_forward)
     bfloat16_steps(method, rows, torch.bfloat16, count=1)

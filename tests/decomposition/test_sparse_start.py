@@ -6,16 +6,11 @@ from torch import Tensor, nn
 
 from madpipe.components.model import ComponentModel
 from madpipe.components.sites import find_sites
+from madpipe.decomposition.atom_usage import AtomUsage, SparseForm
 from madpipe.decomposition.sparse_start import (
     RESPONSE_UNREPRODUCED,
     UNREPRODUCED,
-    SparseForm,
-    _closed,
-    _connected,
-    _led,
     _response_form,
-    _singular,
-    _Usage,
     sparse_forms,
 )
 from madpipe.decomposition.statistics import trusted_statistics
@@ -104,29 +99,6 @@ def test_a_convolution_has_atoms_too():
         assert form.U.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("links", "groups"),
-    [([], [[0], [1], [2], [3]]), ([(0, 1), (1, 3)], [[0, 1, 3], [2]]), ([(0, 3), (1, 2)], [[0, 3], [1, 2]])],
-)
-def test_linked_atoms_are_one_group(links, groups):
-    linked = torch.eye(4, dtype=torch.bool)
-    for i, j in links:
-        linked[i, j] = linked[j, i] = True
-    assert _connected(linked) == groups
-
-
-def test_a_mixture_joins_one_of_its_two_leaders_and_never_joins_them():
-    near = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)  # 1 is a mixture
-    assert _led(near, torch.tensor([3.0, 1.0, 2.0, 4.0])) == [[3], [0, 1], [2]]
-
-
-def test_singular_vectors_leave_out_what_is_negligible():
-    matrix = torch.diag(torch.tensor([2.0, 1.0, 1e-3]))
-    V, U = _singular(matrix, 0.1)
-    assert U.shape == (2, 3)
-    torch.testing.assert_close(V @ U, torch.diag(torch.tensor([2.0, 1.0, 0.0])))
-
-
 @pytest.fixture(scope="module")
 def crowded() -> tuple[nn.Module, Tensor]:
     """Twelve features read by six neurons, whose signs differ: no gradient sees all that a feature's row writes."""
@@ -144,7 +116,7 @@ def test_response_atoms_read_one_feature_each_and_sum_to_the_weight(crowded):
     sites = find_sites(target)
     metric = trusted_statistics(target, sites, trusted, "regression").metric
     model = ComponentModel(target, sites, [1] * len(sites))
-    usage = _Usage(model, trusted, torch.arange(1000), metric)
+    usage = AtomUsage(model, trusted, torch.arange(1000), metric)
     form = _response_form(usage, 0, trusted, torch.Generator().manual_seed(0))
     assert form.sparse
     assert form.unreproduced <= RESPONSE_UNREPRODUCED
@@ -166,14 +138,3 @@ def test_a_site_that_never_reads_anything_starts_at_its_singular_vectors():
     found = forms(module.eval(), torch.randn(300, 4, generator=torch.Generator().manual_seed(0)))
     assert [form.sparse for form in found.values()] == [False, False]
     torch.testing.assert_close(found["2"].V @ found["2"].U, module[2].weight.t())
-
-
-def test_closing_the_rest_moves_every_atom_a_little():
-    generator = torch.Generator().manual_seed(0)
-    V, U = torch.randn(8, 5, generator=generator), torch.randn(5, 4, generator=generator)
-    weight = V @ U + 0.1 * V @ torch.randn(5, 4, generator=generator)
-    closed_V, closed_U = _closed(V, U, weight, sweeps=4)
-    assert (closed_V @ closed_U - weight).norm() < 0.05 * (V @ U - weight).norm()
-    for k in range(5):
-        before, after = torch.outer(V[:, k], U[k]), torch.outer(closed_V[:, k], closed_U[k])
-        assert (after - before).norm() < 0.5 * before.norm()

@@ -8,7 +8,7 @@ import torch
 from madpipe.components.masks import InputMask, SharedMask
 from madpipe.decomposition.optimisation import draw_batch, make_optimizer, step_generator, take_step
 from madpipe.decomposition.spd import SPDConfig
-from madpipe.decomposition.subcomponents import Variant
+from madpipe.decomposition.subcomponent_config import Variant
 
 ROWS = [torch.arange(60)] * 2
 
@@ -19,7 +19,8 @@ def batch_of(method, rows, step: int = 0):
 
 @pytest.fixture
 def method(start, small_mlp, rows):
-    return start("spd", small_mlp, rows)
+    """Two instances: two variants of one start."""
+    return start("spd", small_mlp, rows, variants=(Variant(name="a"), Variant(name="b", hidden_coefficient=1.0)))
 
 
 def test_the_default_variants_have_names_of_their_own():
@@ -75,13 +76,13 @@ def test_the_three_kinds_of_mask_are_drawn_with_their_shares(start, small_mlp, r
     kinds = {"pure": 0, "alive": 0, "stochastic": 0}
     passed = method.model.masked_forward
 
-    def note(x, masks, known):
+    def note(x, masks, known, **options):
         mask = next(iter(masks.values()), None)
         if isinstance(mask, SharedMask):
             kinds["alive"] += 1
         elif isinstance(mask, InputMask):
             kinds["pure" if mask.delta is None else "stochastic"] += 1
-        return passed(x, masks, known)
+        return passed(x, masks, known, **options)
 
     batch = draw_batch(method, rows, ROWS, 0, 0)
     monkeypatch.setattr(method.model, "masked_forward", note)
@@ -158,7 +159,7 @@ def test_known_readings_leave_loss_and_gradient_as_they_are(start, small_mlp, ro
         method = start("spd", small_mlp, rows, **settings)
         if not known:
             passed = method.model.masked_forward
-            monkeypatch.setattr(method.model, "masked_forward", lambda x, masks, *_, run=passed: run(x, masks))
+            monkeypatch.setattr(method.model, "masked_forward", lambda x, masks, *_, run=passed, **__: run(x, masks))
         method.losses(draw_batch(method, rows, ROWS, 0, 0))["total"].sum().backward()
         found.append([p.grad for p in method.parameters() if p.grad is not None])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)

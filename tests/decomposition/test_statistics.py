@@ -60,3 +60,9 @@ def test_the_span_of_a_convolution_is_of_its_patches(small_cnn, images):
 def test_only_the_first_rows_are_measured(small_mlp):
     x = torch.randn(ROWS + 50, 5)
     torch.testing.assert_close(measured(small_mlp, x).input_std, x[:ROWS].std(0))
+
+
+def test_token_ids_have_no_spread_to_add_noise_of():
+    target = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 2)).requires_grad_(False)
+    found = measured(target, torch.randint(7, (20, 3)))
+    assert found.input_std.abs().sum() == 0

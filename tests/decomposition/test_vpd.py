@@ -8,7 +8,7 @@ import torch
 
 from madpipe.components.share import Share
 from madpipe.decomposition.optimisation import draw_batch, make_optimizer, take_step
-from madpipe.decomposition.subcomponents import Variant
+from madpipe.decomposition.subcomponent_config import Variant
 from madpipe.decomposition.vpd import VPDConfig
 
 TWO = (Variant(name="a"), Variant(name="b"))

@@ -12,7 +12,7 @@ from madpipe.decomposition.apd import APD, APDConfig
 from madpipe.decomposition.method import Method
 from madpipe.decomposition.spd import SPD, SPDConfig
 from madpipe.decomposition.statistics import trusted_statistics
-from madpipe.decomposition.subcomponents import Variant
+from madpipe.decomposition.subcomponent_config import Variant
 from madpipe.patterns.observation import Observer
 from madpipe.targets import convnet, mlp
 
