@@ -53,7 +53,7 @@ def print_ratios(folder: Path) -> None:
     from madpipe.workflows.score import score_batch
 
     pipeline = Pipeline.load(folder)
-    target = pipeline.folds[0].observer.method.model.target
+    target = pipeline.method.model.target
     float_target = copy.deepcopy(target).float()
     x = np.random.default_rng(0).random((ROWS, *pipeline.input_shape), dtype=np.float32)
     ids = [str(i) for i in range(ROWS)]

@@ -392,7 +392,7 @@ def test_a_pipeline_that_is_none_ends_with_2(refused, command, name, said):
 @pytest.mark.parametrize("fault", ["missing", "altered"])
 def test_a_damaged_pipeline_ends_with_4_and_names_the_file(refused, fitted, folder, command, fault):
     shutil.copytree(fitted.pipeline, folder / "pipeline")
-    damaged = folder / "pipeline" / "folds" / "0" / "combiner.skops"
+    damaged = folder / "pipeline" / "ensemble" / "combiner.skops"
     if fault == "missing":
         damaged.unlink()
     else:

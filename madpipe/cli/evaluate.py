@@ -20,6 +20,7 @@ from madpipe.cli.printing import command_line, print_json, print_table, talk
 EXAMPLES = examples(
     "madpipe evaluate --pipeline pipeline test.npz --label is_anomalous",
     "madpipe evaluate --pipeline pipeline test.npz --controls --trusted trusted.npz --figure evaluation.png",
+    "madpipe evaluate --pipeline pipeline test.npz --controls --untrusted untrusted.npz --json",
 )
 COLUMNS = {
     "AUROC": "auroc",
@@ -39,6 +40,7 @@ COLUMNS = {
 @key_option
 @click.option("--controls", is_flag=True, help="Fit simple detectors on the trusted data and compare with them.")
 @click.option("--trusted", type=FILE, help="Trusted rows for --controls; default: those kept in the pipeline.")
+@click.option("--untrusted", type=FILE, help="Unlabelled rows for the --controls that learn from a mix (offline).")
 @click.option("--figure", type=FILE, metavar="FILE.png", help="Draw score histograms and ROC curves.")
 @trust_code_option
 @tracking_uri_option
@@ -50,6 +52,7 @@ def evaluate(
     key: str | None,
     controls: bool,
     trusted: Path | None,
+    untrusted: Path | None,
     figure: Path | None,
     trust_code: bool,
     tracking_uri: str | None,
@@ -72,6 +75,7 @@ def evaluate(
         label=label,
         controls=controls,
         trusted=trusted,
+        untrusted=untrusted,
         key=key,
         figure=figure,
         trust_code=trust_code,

@@ -17,8 +17,10 @@ DEFAULT_METHOD = "spd"
 DEFAULT_COMBINER = "soft_maximum"
 _RECONSTRUCTION: dict[str, Any] = {"detector": "standardised_mean", "patterns": "reconstruction"}
 DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {
-    "output_divergence": {**_RECONSTRUCTION, "features": ["kl_forward_*"], "options": {"power": 0.25}},
-    "hidden_residual": {**_RECONSTRUCTION, "features": ["hidden_*"]},
+    "output_divergence": {**_RECONSTRUCTION, "features": ["kl_forward_*"]},
+    "output_residual": {**_RECONSTRUCTION, "features": ["output_max_*"]},
+    "first_hidden_residual": {**_RECONSTRUCTION, "features": ["hidden_first_*"]},
+    "last_hidden_residual": {**_RECONSTRUCTION, "features": ["hidden_last_*"]},
 }
 
 
@@ -106,11 +108,21 @@ class DetectorsConfig(Section):
 
 
 class CalibrationConfig(Section):
-    """`folds` is used below 200 trusted rows; sizes of None follow the number of rows (`madpipe.data.splits`)."""
+    """folds: so many decompositions are trained, each without one part of the rows that are not for calibration; their
+    scores are averaged, and each is brought to scale on the part it has not seen. 1: one decomposition, and
+    `validation_size` rows held back. Below 200 trusted rows the folds also take turns at
+    calibration, and there are at least two. Sizes of None follow the number of rows (`madpipe.data.splits`).
+    """
 
-    folds: Annotated[int, Field(ge=2)] = 5
+    folds: Count = 4
     validation_size: Count | None = None
     calibration_size: Count | None = None
+
+    @model_validator(mode="after")
+    def _held_out_parts_have_one_size(self) -> Self:
+        if self.validation_size is not None and self.folds > 1:
+            raise ValueError("'validation_size' needs 'folds: 1'; each fold validates on the part it has not seen.")
+        return self
 
 
 class ScoringConfig(Section):

@@ -40,12 +40,8 @@ def split_rows(
 
     Raises TooFewRowsError under 200 rows, or when the parts asked for leave fewer than 20 rows to fit on.
     """
-    if row_count < SPLIT_ROWS:
-        raise TooFewRowsError(f"a single split needs {SPLIT_ROWS} trusted rows, got {row_count}; use cross-fit folds")
-    calibration = (
-        _clip(row_count // CALIBRATION_SHARE, CALIBRATION_RANGE) if calibration_rows is None else calibration_rows
-    )
-    validation = _clip(row_count // VALIDATION_SHARE, VALIDATION_RANGE) if validation_rows is None else validation_rows
+    calibration = _calibration_size(row_count, calibration_rows)
+    validation = validation_size(row_count) if validation_rows is None else validation_rows
     if calibration < 1 or validation < 1:
         raise ConfigError(f"calibration and validation need at least one row each, got {calibration} and {validation}")
     if row_count - calibration - validation < MINIMUM_ROWS:
@@ -57,6 +53,25 @@ def split_rows(
     return _split(order[calibration:], order[:calibration], validation)
 
 
+def ensemble_rows(row_count: int, folds: int, seed: int, *, calibration_rows: int | None = None) -> list[Split]:
+    """K splits of 200 rows or more that share their calibration rows; every other row is validation of exactly one.
+
+    The calibration rows are those of `split_rows` with the same seed and size. Raises TooFewRowsError under 200 rows,
+    or when fewer than 20 are left to fit on.
+    """
+    calibration = _calibration_size(row_count, calibration_rows)
+    if calibration < 1:
+        raise ConfigError(f"calibration needs at least one row, got {calibration}")
+    order = np.random.default_rng(seed).permutation(row_count)
+    ranked, others = order[:calibration], order[calibration:]
+    if len(others) - -(-len(others) // folds) < MINIMUM_ROWS:
+        raise TooFewRowsError(
+            f"{row_count} trusted rows less {calibration} for calibration leave fewer than {MINIMUM_ROWS} for each of "
+            f"{folds} folds to fit on; ask for less calibration or bring more rows"
+        )
+    return [Split(np.sort(fit), np.sort(held_out), np.sort(ranked)) for fit, held_out in _folds(others, folds)]
+
+
 def fold_rows(row_count: int, folds: int, seed: int) -> list[Split]:
     """K splits for cross-fitting: every row is in `calibration` of exactly one; validation is a fifth of the others.
 
@@ -66,12 +81,30 @@ def fold_rows(row_count: int, folds: int, seed: int) -> list[Split]:
         raise TooFewRowsError(f"at least {MINIMUM_ROWS} trusted rows are needed, got {row_count}")
     if not 2 <= folds <= row_count // 4:
         raise ConfigError(f"{folds} folds asked for with {row_count} rows; choose between 2 and {row_count // 4}")
-    parts = np.array_split(np.random.default_rng(seed).permutation(row_count), folds)
-    splits = []
-    for held_out, part in enumerate(parts):
-        others = np.concatenate([other for fold, other in enumerate(parts) if fold != held_out])
-        splits.append(_split(others, part, _clip(len(others) // FOLD_VALIDATION_SHARE, FOLD_VALIDATION_RANGE)))
-    return splits
+    order = np.random.default_rng(seed).permutation(row_count)
+    return [
+        _split(others, part, _clip(len(others) // FOLD_VALIDATION_SHARE, FOLD_VALIDATION_RANGE))
+        for others, part in _folds(order, folds)
+    ]
+
+
+def validation_size(row_count: int) -> int:
+    """How many of that many trusted rows are held back from one fit: a tenth within [20, 500]."""
+    return _clip(row_count // VALIDATION_SHARE, VALIDATION_RANGE)
+
+
+def _calibration_size(row_count: int, wanted: int | None) -> int:
+    if row_count < SPLIT_ROWS:
+        raise TooFewRowsError(
+            f"calibration rows of their own need {SPLIT_ROWS} trusted rows, got {row_count}; use cross-fit folds"
+        )
+    return _clip(row_count // CALIBRATION_SHARE, CALIBRATION_RANGE) if wanted is None else wanted
+
+
+def _folds(order: Indices, folds: int) -> list[tuple[Indices, Indices]]:
+    """(the others, those held out) for each of `folds` parts of `order`."""
+    parts = np.array_split(order, folds)
+    return [(np.concatenate([*parts[:k], *parts[k + 1 :]]), part) for k, part in enumerate(parts)]
 
 
 def _split(others: Indices, calibration: Indices, validation: int) -> Split:

@@ -26,6 +26,7 @@ class SPDConfig(SubcomponentConfig):
     The published ones are in docs/decomposition.md.
     """
 
+    steps: int = 500  # four folds of 500 detect as well as four of 1000
     mask_shares: tuple[float, float, float] = (0.05, 0.9, 0.05)  # of batches: importances alone, alive set, stochastic
     stochastic_delta: bool = True  # the delta is masked too; False: left out, as where faithfulness holds it to zero
     routed_share: float = 0.5  # of stochastic batches, in which a random half of the sites runs clean
@@ -33,7 +34,7 @@ class SPDConfig(SubcomponentConfig):
         0.0  # stochastic reconstruction with one site masked at a time (SPD's layerwise term)
     )
     variants: tuple[Variant, ...] = (
-        Variant(name="output", distance_coefficient=0.0, parsimony_coefficient=0.1),
+        Variant(name="output", distance_coefficient=0.0, parsimony_coefficient=0.03),
         Variant(name="hidden", hidden_coefficient=1.0, parsimony_coefficient=1.0),
     )
 

@@ -24,6 +24,7 @@ class Detector(OutlierMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
     }
+    offline: ClassVar[bool] = False  # whether `fit` also takes unlabelled untrusted rows
     contamination: float
     n_features_in_: int
 
@@ -37,9 +38,16 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn what is normal from trusted rows [n, F]; `y` is ignored. Raises ValueError on NaN or infinity."""
-        self._validate_params()
-        rows = self._check(X, reset=True)
+        rows = self._trusted(X)
         self._fit(rows)
+        return self._with_offset(rows)
+
+    def _trusted(self, X: ArrayLike) -> Floats:
+        """Parameters and trusted rows checked, before anything is learned."""
+        self._validate_params()
+        return self._check(X, reset=True)
+
+    def _with_offset(self, rows: Floats) -> Self:
         self.offset_ = float(np.quantile(self._score_samples(rows), self.contamination))
         return self
 
@@ -69,3 +77,27 @@ class Detector(OutlierMixin, BaseEstimator):
             ensure_min_samples=2 if reset else 1,
         )
         return rows
+
+
+class OfflineDetector(Detector):
+    """A detector that also learns from unlabelled, untrusted rows, which may hold anomalies: `fit(X, untrusted=rows)`.
+
+    Subclasses implement `_fit_mixed` in place of `_fit`. Without untrusted rows the trusted ones stand in for them, and
+    what is left is an ordinary online detector. Rows to be ranked may not be among the untrusted ones if p-values are
+    to be honest: a calibration row and a new one must have been treated alike.
+    """
+
+    offline = True
+
+    @abstractmethod
+    def _fit_mixed(self, X: Floats, untrusted: Floats) -> None:
+        """Learn from trusted rows [n, F] and untrusted rows [m, F]."""
+
+    def fit(self, X: ArrayLike, y: Any = None, untrusted: ArrayLike | None = None) -> Self:
+        """Learn from trusted rows [n, F] and unlabelled untrusted rows [m, F], m >= 1; `y` is ignored."""
+        rows = self._trusted(X)
+        self._fit_mixed(rows, rows if untrusted is None else self._check(untrusted, reset=False))
+        return self._with_offset(rows)
+
+    def _fit(self, X: Floats) -> None:
+        self._fit_mixed(X, X)

@@ -30,9 +30,35 @@ class MahalanobisDetector(Detector):
         self.other_variance_ = self.shrinkage_ * float(variances.sum()) / X.shape[1] + RIDGE
         self.variances_ = (1 - self.shrinkage_) * variances + self.other_variance_
 
-    def _score_samples(self, X: Floats) -> Floats:
+    def leave_one_out_distances(self, X: Floats) -> Floats:
+        """Distances of the fitted rows X [n, F], each from the mean and in the covariance of the n - 1 others.
+
+        In closed form (Sherman and Morrison), shrinkage and column scales being those of all rows: in many columns a
+        row is far nearer to a mean and covariance that it had a part in than a fresh row is.
+        """
+        n = len(X)
         rows = (X - self.mean_) / self.scale_
+        kept = (1 - self.shrinkage_) * n / (n - 1)  # covariance of the others: kept S - share x x^T + other variance
+        share = kept / (n - 1)
+        along, across = self._split(rows)
+        variances = kept * (self.variances_ - self.other_variance_) / (1 - self.shrinkage_ or 1.0)
+        squares = (along**2 / (variances + self.other_variance_)).sum(axis=1)
+        squares += (across**2).sum(axis=1) / self.other_variance_
+        distances: Floats = np.sqrt(squares / np.maximum(1 - share * squares, RIDGE)) * n / (n - 1)
+        return distances
+
+    def whitened(self, X: Floats) -> Floats:
+        """Rows [n, F] turned and stretched so that the trusted covariance is the identity: |whitened| = -score."""
+        along, across = self._split((X - self.mean_) / self.scale_)
+        rows: Floats = (along / np.sqrt(self.variances_)) @ self.directions_ + across / np.sqrt(self.other_variance_)
+        return rows
+
+    def _split(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Coordinates along the principal directions [n, k], and what lies across them [n, F]."""
         along = rows @ self.directions_.T
-        across = rows - along @ self.directions_
+        return along, rows - along @ self.directions_
+
+    def _score_samples(self, X: Floats) -> Floats:
+        along, across = self._split((X - self.mean_) / self.scale_)
         squares: Floats = (along**2 / self.variances_).sum(axis=1) + (across**2).sum(axis=1) / self.other_variance_
         return -np.sqrt(squares)

@@ -1,10 +1,6 @@
 """The mean of several non-negative statistics of one kind, each brought to one scale by its own trusted quantiles."""
 
-from numbers import Real
-from typing import Any, ClassVar
-
 import numpy as np
-from sklearn.utils._param_validation import Interval
 
 from madpipe.detectors.detector import Detector, Floats
 
@@ -18,23 +14,16 @@ SMALLEST_SPREAD = (
 class StandardisedMean(Detector):
     """Columns are statistics s >= 0, higher = worse (divergences, residuals). score = -mean_j z_j, where
 
-        t = log(s + median(s) / 1000)  if power is 0, else (s / median(s))^power
+        t = log(s + median(s) / 1000)
         z = 1.645 (t - median(t)) / (q95(t) - median(t))
 
     with medians and 95 % quantiles of the fitted rows. The logarithm makes statistics of any magnitude comparable; its
-    small term keeps rows with s near 0 from looking extraordinarily normal. A power keeps large values further apart: a
-    divergence a thousand times the median then outweighs the tail of a member that sees nothing. Finite and strictly
-    monotone for every finite s (below zero, where no statistic should be, the curve is its own point reflection). Fit
-    it on rows that neither the decomposition was trained on nor are ranked against.
+    small term keeps rows with s near 0 from looking extraordinarily normal. Finite and strictly monotone for every
+    finite s (below zero, where no statistic should be, the curve is its own point reflection). Fit it on rows that
+    neither the decomposition was trained on nor are ranked against.
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **Detector._parameter_constraints,
-        "power": [Interval(Real, 0, 0.5, closed="both")],  # above a half, the largest floats overflow
-    }
-
-    def __init__(self, *, power: float = 0.0, contamination: float = 0.05):
-        self.power = power
+    def __init__(self, *, contamination: float = 0.05):
         self.contamination = contamination
 
     def _fit(self, X: Floats) -> None:
@@ -48,9 +37,6 @@ class StandardisedMean(Detector):
         return scores
 
     def _transformed(self, X: Floats) -> Floats:
-        if self.power:
-            magnitude: Floats = np.sign(X) * (np.abs(X) ** self.power / self.median_**self.power)
-            return magnitude
         log_softening = np.log(1e-3 * self.median_)
         with np.errstate(divide="ignore"):  # log(0) = -inf is right: logaddexp then gives the softening alone
             t = np.logaddexp(np.log(np.abs(X)), log_softening)

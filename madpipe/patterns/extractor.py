@@ -26,12 +26,14 @@ class Extractor(ABC):
     """Learns what it needs from trusted fit rows, then gives features that do not depend on the rest of the batch.
 
     `fitted_rows` says on which trusted rows detectors of these features may be fitted: "validation" where features of
-    the rows that the decomposition was trained on are smaller than those of fresh rows.
+    the rows that the decomposition was trained on are smaller than those of fresh rows. `passes` is what a row costs in
+    forward passes of the target, the clean one counted; None where nobody has counted.
     """
 
     Config: ClassVar[type[ExtractorConfig]] = ExtractorConfig
     name: ClassVar[str]
     fitted_rows: ClassVar[Literal["fit", "validation"]] = "fit"
+    passes: float | None = None
 
     def __init__(self, config: ExtractorConfig, method: Method, seed: int = 0):
         self.config, self.method, self.seed = config, method, seed
@@ -43,6 +45,10 @@ class Extractor(ABC):
     @abstractmethod
     def extract(self, observation: Observation) -> Patterns:
         """Features [B, F] in the order of the batch."""
+
+    def refusal(self) -> str:
+        """Why this target cannot be read in this way, as the end of an error; empty where it can."""
+        return ""
 
     def state(self) -> Mapping[str, Tensor]:
         """What `fit` learned, to be stored."""

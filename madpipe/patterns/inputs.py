@@ -9,6 +9,7 @@ from madpipe.patterns.pattern import Patterns
 
 class Inputs(Extractor):
     name = "inputs"
+    passes = 0.0
 
     def extract(self, observation: Observation) -> Patterns:
         values = np.ascontiguousarray(observation.x.flatten(1).float().cpu().numpy())

@@ -1,6 +1,6 @@
 """What the target did on one batch: each kind of pass is run once, when an extractor first asks for it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -22,7 +22,11 @@ class Observer:
         self.alive_weights: dict[str, FixedWeights] = method.alive_weights()
 
     def observe(self, x: Tensor) -> "Observation":
-        return Observation(self, x)
+        return self._alone.observe(x)[0]
+
+    @cached_property
+    def _alone(self) -> "JointObserver":
+        return JointObserver([self])
 
     def batches(self, x: Tensor, size: int) -> Iterator["Observation"]:
         """Observations of consecutive batches of `x` [N, ...], in the method's own precision and device."""
@@ -31,16 +35,63 @@ class Observer:
             yield self.observe(part.to(like))
 
 
-class Observation:
-    """One batch x [B, ...]. `clean` has a leading axis of one; explained passes have one of S instances."""
+class JointObserver:
+    """Several observers of one target, which share its clean pass and run their alive slots side by side in one."""
 
-    def __init__(self, observer: Observer, x: Tensor):
-        self.observer, self.method, self.x = observer, observer.method, x
-        self._explained: dict[str, Forward] = {}
+    def __init__(self, observers: Sequence[Observer]):
+        self.observers = list(observers)
+        self.counts = [observer.method.model.instances for observer in self.observers]
+        self.alive_weights = {
+            site: FixedWeights(torch.cat([observer.alive_weights[site].matrices for observer in self.observers]))
+            for site in self.observers[0].alive_weights
+        }
+
+    def observe(self, x: Tensor) -> list["Observation"]:
+        """An observation by each observer."""
+        passes = JointPasses(self, x)
+        return [Observation(observer, x, passes, k) for k, observer in enumerate(self.observers)]
+
+    def batches(self, x: Tensor, size: int) -> Iterator[list["Observation"]]:
+        """As an observer's `batches`, by all of them."""
+        like = self.observers[0].method.model.V[0]
+        for part in x.split(size):
+            yield self.observe(part.to(like))
+
+
+class JointPasses:
+    """The passes of one batch that observers share, each run when it is first asked for."""
+
+    def __init__(self, joint: JointObserver, x: Tensor):
+        self.joint, self.x = joint, x
+        self.model = joint.observers[0].method.model
 
     @cached_property
     def clean(self) -> Forward:
-        return self.method.model.clean_forward(self.x)
+        return self.model.clean_forward(self.x)
+
+    @cached_property
+    def alive(self) -> list[Forward]:
+        """Explained by each observer's alive slots."""
+        whole = self.model.rebuilt_forward(self.x, self.joint.alive_weights)
+        outputs = whole.output.split(self.joint.counts)
+        inputs = {site: value.split(self.joint.counts) for site, value in whole.site_inputs.items()}
+        return [Forward(output, {site: own[k] for site, own in inputs.items()}) for k, output in enumerate(outputs)]
+
+
+class Observation:
+    """One batch x [B, ...]. `clean` has a leading axis of one; explained passes have one of S instances.
+
+    `passes` may be shared with other observers of the same batch, of which this is by number `place`.
+    """
+
+    def __init__(self, observer: Observer, x: Tensor, passes: JointPasses, place: int):
+        self.observer, self.method, self.x = observer, observer.method, x
+        self._passes, self._place = passes, place
+        self._explained: dict[str, Forward] = {}
+
+    @property
+    def clean(self) -> Forward:
+        return self._passes.clean
 
     @cached_property
     def activity(self) -> dict[str, Tensor]:
@@ -53,6 +104,8 @@ class Observation:
         alive: alive slots at one. importance: slots by this input's activity. delta_removed: every slot at one.
         sampled: m = g + (1 - g) r with one r for all inputs, so that a row does not depend on its batch.
         """
+        if kind == "alive":
+            return self._passes.alive[self._place]
         if kind not in self._explained:
             S = self.method.model.instances
             x = self.x.repeat(S, *[1] * (self.x.ndim - 1))
@@ -61,14 +114,14 @@ class Observation:
 
     def _masks(self, kind: MaskKind) -> Masks:
         match kind:
-            case "alive":
-                return self.observer.alive_weights
             case "importance":
                 return {name: InputMask(g) for name, g in self.activity.items()}
             case "delta_removed":
                 return self.method.all_slots_masks()
             case "sampled":
                 return {name: InputMask(_fixed_sample(g)) for name, g in self.activity.items()}
+            case "alive":
+                raise AssertionError("alive slots run as rebuilt weights")
 
 
 def _fixed_sample(importance: Tensor) -> Tensor:

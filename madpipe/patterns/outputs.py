@@ -16,6 +16,7 @@ from madpipe.patterns.pattern import Patterns
 
 class Outputs(Extractor):
     name = "outputs"
+    passes = 1.0
 
     def extract(self, observation: Observation) -> Patterns:
         logits = observation.clean.output[0].flatten(1).double()

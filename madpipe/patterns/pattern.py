@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from madpipe.errors import UnknownNameError, nearest
 
+PREDICTED_CLASS = "predicted_class"  # the site of a column that holds the class which the target predicts
+
 
 @dataclass(frozen=True)
 class Patterns:
@@ -24,13 +26,18 @@ class Patterns:
 
     def columns(self, globs: Sequence[str], where: str = "") -> NDArray[np.floating]:
         """The columns whose feature name matches any of `globs`; UnknownNameError when one glob matches nothing."""
+        return self.select(globs, where).values
+
+    def select(self, globs: Sequence[str], where: str = "") -> "Patterns":
+        """`columns` with their names and sites."""
         if tuple(globs) == ("*",):
-            return self.values
+            return self
         for glob in globs:
             if not any(fnmatchcase(name, glob) for name in self.features):
                 raise UnknownNameError(f"{where}no feature matches '{glob}'.{nearest(glob, self.features[:40])}")
         chosen = [i for i, name in enumerate(self.features) if any(fnmatchcase(name, glob) for glob in globs)]
-        return self.values[:, chosen]
+        names, sites = (tuple(of[i] for i in chosen) for of in (self.features, self.sites))
+        return Patterns(self.values[:, chosen], names, sites)
 
 
 def stack(parts: Sequence[Patterns]) -> Patterns:

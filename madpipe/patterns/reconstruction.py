@@ -1,13 +1,18 @@
 """Do the trusted components explain this output? How far the explained pass is from the clean one, output and inside.
 
-For each mask and variant, of the `statistics` asked for: `kl_forward` KL(clean || explained) and `kl_reverse`
-KL(explained || clean) in nats, `l2` the normalised squared distance of raw outputs; always `hidden_first` and
-`hidden_max`, the mean squared residual of hidden activations over each unit's trusted variance, at the first hidden
-site and at the worst one. A site's input is hidden when it is not the network's own input; without a hidden site both
-residuals are 0. Higher = less explained.
+For each mask and variant, of the `statistics` asked for:
+
+    kl_forward, kl_reverse   KL(clean || explained), KL(explained || clean), in nats
+    l2                       the normalised squared distance of raw outputs
+    output_max               the largest squared residual of any one raw output, over that output's mean square
+    hidden_first             mean over units of the squared residual at the first hidden site, over the unit's variance
+    hidden_last              the same at the last hidden site, over that unit's mean squared residual
+
+Variances and mean squares are those of trusted fit rows. A site's input is hidden when it is not the network's own
+input; without a hidden site those residuals are 0. Higher = less explained.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import numpy as np
@@ -15,80 +20,118 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from madpipe.components.model import Forward
 from madpipe.patterns.extractor import Extractor, ExtractorConfig
 from madpipe.patterns.observation import MaskKind, Observation
 from madpipe.patterns.pattern import Patterns
 
-OutputStatistic = Literal["kl_forward", "kl_reverse", "l2"]
-VARIANCE_FLOOR = 1e-3  # of a site's mean variance: a unit silent on trusted data counts, but not without bound
+Statistic = Literal["kl_forward", "kl_reverse", "l2", "output_max", "hidden_first", "hidden_last"]
+DEFAULT: tuple[Statistic, ...] = ("kl_forward", "output_max", "hidden_first", "hidden_last")
+VARIANCE_FLOOR = 1e-3  # of the mean variance: a unit silent on trusted data counts, but not without bound
+RESIDUAL_FLOOR = 1e-2  # of the mean square: residuals of fit rows are small, and of some units by chance
 
 
 class ReconstructionConfig(ExtractorConfig):
     masks: tuple[MaskKind, ...] = ("alive",)
-    statistics: Annotated[tuple[OutputStatistic, ...], Field(min_length=1)] = ("kl_forward",)
+    statistics: Annotated[tuple[Statistic, ...], Field(min_length=1)] = DEFAULT
 
 
 class Reconstruction(Extractor):
+    """Each variant answers for what it was trained for; of another aim its residuals would be noise."""
+
     Config = ReconstructionConfig
     name = "reconstruction"
     fitted_rows = "validation"
     config: ReconstructionConfig
 
     def fit(self, observations: Iterable[Observation]) -> None:
-        sums: dict[str, list[Tensor]] = {}
+        """Learn scales: each has rows [n, ...] to be averaged, of which a variance subtracts the mean first."""
+        moments: dict[str, list[Tensor]] = {}
         for observation in observations:
-            for site in self.method.hidden_sites():
-                h = observation.clean.site_inputs[site][0]
-                moments = torch.stack([h.sum(0), h.square().sum(0), torch.full_like(h[0], len(h))])
-                sums.setdefault(site, []).append(moments)
-        for site, parts in sums.items():
+            for name, rows in self._rows_to_learn_from(observation).items():
+                moments.setdefault(name, []).append(_moments(rows))
+        for name, parts in moments.items():
             total, squares, count = torch.stack(parts).sum(0)
-            variance = (squares / count - (total / count).square()).clamp(min=0)
-            self.tensors[site] = variance.clamp(min=VARIANCE_FLOOR * float(variance.mean()) + 1e-12)
+            if name == "variance":
+                scale, floor = squares / count - (total / count).square(), VARIANCE_FLOOR
+            else:
+                scale, floor = squares / count, VARIANCE_FLOOR if name.startswith("output") else RESIDUAL_FLOOR
+            self.tensors[name] = scale.clamp(min=floor * float(scale.mean()) + 1e-12)
+
+    def _rows_to_learn_from(self, observation: Observation) -> dict[str, Tensor]:
+        rows, sites = {}, self.method.hidden_sites()
+        if "hidden_first" in self.config.statistics and sites:
+            rows["variance"] = observation.clean.site_inputs[sites[0]][0]
+        for kind in self.config.masks:
+            if "output_max" in self.config.statistics:
+                rows[f"output:{kind}"] = self._output_residuals(observation, kind).flatten(1, -2).transpose(0, 1)
+            if "hidden_last" in self.config.statistics and sites:
+                rows[f"hidden:{kind}"] = self._hidden_residuals(observation, kind, sites[-1]).transpose(0, 1)
+        return rows
 
     def extract(self, observation: Observation) -> Patterns:
         columns: dict[str, Tensor] = {}
         for kind in self.config.masks:
-            explained = observation.explained(kind)
-            columns |= self._outputs(observation.clean, explained, kind)
-            columns |= self._hidden(observation.clean, explained, kind)
+            for statistic in self.config.statistics:
+                hidden = statistic.startswith("hidden")
+                values = (self._hidden if hidden else self._outputs)(observation, kind, statistic)
+                variants = _places(self.method.matches_hidden() if hidden else self.method.matches_output())
+                for row, s in enumerate(variants):
+                    columns[f"{statistic}_{kind}_{self.method.variant_names[s]}"] = values[row]
         rows = torch.stack(list(columns.values()), 1).double().cpu().numpy()
         return Patterns(np.ascontiguousarray(rows), tuple(columns), ("",) * len(columns))
 
-    def _outputs(self, clean: Forward, explained: Forward, kind: str) -> dict[str, Tensor]:
-        """Divergences of the variants that answer for the output; of the others they are the noise of another aim."""
-        matching = [s for s, matches in enumerate(self.method.matches_output()) if matches]
-        metric = self.method.statistics.metric
-        p, q = clean.output, explained.output[matching]
-        values: dict[OutputStatistic, Callable[[], Tensor]] = {
-            "kl_forward": lambda: metric.kl(p, q),
-            "kl_reverse": lambda: metric.kl(q, p),
-            "l2": lambda: metric.squared_distance(p, q),
-        }
-        columns = {}
-        for statistic in self.config.statistics:
-            value = values[statistic]()
-            summed = value.flatten(2).sum(2) if value.ndim > 2 else value
-            for row, s in enumerate(matching):
-                columns[f"{statistic}_{kind}_{self.method.variant_names[s]}"] = summed[row]
-        return columns
+    def _outputs(self, observation: Observation, kind: MaskKind, statistic: Statistic) -> Tensor:
+        """Of the variants that answer for the output, [variants, B]."""
+        if statistic == "output_max":
+            residuals = self._output_residuals(observation, kind)
+            scales = self.tensors[f"output:{kind}"]
+            scales = scales.reshape(len(scales), *[1] * (residuals.ndim - 2), -1)
+            return (residuals.square() / scales).flatten(2).amax(2)
+        metric, p = self.method.statistics.metric, observation.clean.output
+        q = observation.explained(kind).output[_places(self.method.matches_output())]
+        match statistic:
+            case "kl_forward":
+                value = metric.kl(p, q)
+            case "kl_reverse":
+                value = metric.kl(q, p)
+            case _:
+                value = metric.squared_distance(p, q)
+        return value.flatten(2).sum(2) if value.ndim > 2 else value
 
-    def _hidden(self, clean: Forward, explained: Forward, kind: str) -> dict[str, Tensor]:
-        """Residuals of the variants trained to reproduce hidden activations; of the others they say nothing."""
-        matching = [s for s, matches in enumerate(self.method.matches_hidden()) if matches]
-        columns = {}
-        for s in matching:
-            residuals = [
-                _weighted_residual(clean.site_inputs[site][0], explained.site_inputs[site][s], self.tensors[site])
-                for site in self.method.hidden_sites()
-            ] or [clean.output.new_zeros(clean.output.shape[1])]
-            columns[f"hidden_first_{kind}_{self.method.variant_names[s]}"] = residuals[0]
-            columns[f"hidden_max_{kind}_{self.method.variant_names[s]}"] = torch.stack(residuals).amax(0)
-        return columns
+    def _output_residuals(self, observation: Observation, kind: MaskKind) -> Tensor:
+        """Clean less explained raw outputs, [variants, B, ..., O].
+
+        Where outputs are a softmax's, what they have in common says nothing of the distribution and training leaves it
+        free: it stands by itself, as one more output, and the others are told without it.
+        """
+        matching = _places(self.method.matches_output())
+        residuals = observation.clean.output - observation.explained(kind).output[matching]
+        if self.method.statistics.metric.kind != "categorical":
+            return residuals
+        common = residuals.mean(-1, keepdim=True)
+        return torch.cat([residuals - common, common], -1)
+
+    def _hidden(self, observation: Observation, kind: MaskKind, statistic: Statistic) -> Tensor:
+        """Of the variants trained to reproduce hidden activations, [variants, B]."""
+        sites = self.method.hidden_sites()
+        if not sites:
+            return observation.clean.output.new_zeros(sum(self.method.matches_hidden()), len(observation.x))
+        first = statistic == "hidden_first"
+        residuals = self._hidden_residuals(observation, kind, sites[0] if first else sites[-1])
+        scale = self.tensors["variance"][None] if first else self.tensors[f"hidden:{kind}"]
+        weights = (1 / scale / scale[0].numel()).flatten(1)
+        return (residuals.flatten(2).square() @ weights[:, :, None])[..., 0]
+
+    def _hidden_residuals(self, observation: Observation, kind: MaskKind, site: str) -> Tensor:
+        """Clean less explained inputs of `site`, [variants, B, ...]."""
+        explained = observation.explained(kind).site_inputs[site][_places(self.method.matches_hidden())]
+        return observation.clean.site_inputs[site] - explained
 
 
-def _weighted_residual(clean: Tensor, explained: Tensor, variance: Tensor) -> Tensor:
-    """Mean over units of (clean - explained)^2 / variance: [B, ...] twice, [...] -> [B]."""
-    weights = 1 / (variance.flatten() * variance.numel())
-    return (explained - clean).flatten(1).square() @ weights
+def _places(chosen: list[bool]) -> list[int]:
+    return [place for place, is_chosen in enumerate(chosen) if is_chosen]
+
+
+def _moments(rows: Tensor) -> Tensor:
+    """Sums over rows [n, ...] of values, of their squares, and of ones: [3, ...]."""
+    return torch.stack([rows.sum(0), rows.square().sum(0), torch.full_like(rows[0], len(rows))])

@@ -24,6 +24,7 @@ class TrustedCopy(Extractor):
 
     Config = CopyConfig
     name = "trusted_copy"
+    passes = 2.0
     fitted_rows = "validation"
     config: CopyConfig
     module: nn.Module | None = None

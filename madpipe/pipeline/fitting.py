@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from madpipe.data.splits import SPLIT_ROWS, Indices, Split, fold_rows, split_rows
+from madpipe.data.splits import SPLIT_ROWS, Indices, Split, ensemble_rows, fold_rows, split_rows
 from madpipe.decomposition.decompose import decompose
 from madpipe.decomposition.grouping import group_subcomponents
 from madpipe.decomposition.method import Method, MethodConfig
 from madpipe.decomposition.quality import quality
 from madpipe.decomposition.selection import best_seed, select_seed
-from madpipe.pipeline.fold import Fold, fit_fold
+from madpipe.pipeline.ensemble import Ensemble, fit_ensemble
 from madpipe.pipeline.source import Source
 
 CHUNK = 512  # rows per pass when quality is measured
@@ -67,17 +67,21 @@ class Decomposed:
 
 
 def make_splits(row_count: int, calibration: Mapping[str, Any], seed: int) -> list[Split]:
-    """One split, or K folds below 200 rows. TooFewRowsError below 20."""
+    """A split for each fold. Below 200 rows folds take turns at calibration. TooFewRowsError below 20."""
+    folds, size = calibration["folds"], calibration["calibration_size"]
     if row_count < SPLIT_ROWS:
-        return fold_rows(row_count, min(calibration["folds"], row_count // 4) if row_count >= 20 else 2, seed)
-    return [
-        split_rows(
-            row_count,
-            seed,
-            calibration_rows=calibration["calibration_size"],
-            validation_rows=calibration["validation_size"],
-        )
-    ]
+        return fold_rows(row_count, max(2, min(folds, row_count // 4)), seed)
+    if folds > 1:
+        return ensemble_rows(row_count, folds, seed, calibration_rows=size)
+    return [one_split(row_count, calibration, seed)]
+
+
+def one_split(row_count: int, calibration: Mapping[str, Any], seed: int) -> Split:
+    """The rows of one decomposition by itself; below 200 those of the first fold."""
+    if row_count < SPLIT_ROWS:
+        return make_splits(row_count, calibration, seed)[0]
+    sizes = {"calibration_rows": calibration["calibration_size"], "validation_rows": calibration["validation_size"]}
+    return split_rows(row_count, seed, **sizes)
 
 
 def grouped(method: Method, source: Source, split: Split, clustering: Mapping[str, Any]) -> Method:
@@ -102,18 +106,14 @@ def best_of_seeds(method: Method, validation: Sequence[Tensor]) -> Decomposed:
     return Decomposed(alone, quality(alone, validation), seed, lengths)
 
 
-def fit_folds(
+def fit_pipeline(
     methods: Sequence[Method], source: Source, splits: Sequence[Split], config: Mapping[str, Any]
-) -> tuple[list[Fold], str]:
-    """(a fold for each method and split, precision used); `config` is the resolved config."""
+) -> tuple[Ensemble, str]:
+    """(the ensemble of a fold for each method and split, precision used); `config` is the resolved config."""
     x = as_rows(source.trusted)
     precision = usable_precision(source.target.module, x[:2], config["scoring"]["precision"])
     dtype = torch.float64 if precision == "float64" else torch.float32
-    folds = []
-    for method, split in zip(methods, splits, strict=True):
-        rows = torch.from_numpy(split.fit), torch.from_numpy(split.validation), torch.from_numpy(split.calibration)
-        folds.append(fit_fold(method.to(dtype), config, x, rows, config["scoring"]["batch_size"], config["seed"]))
-    return folds, precision
+    return fit_ensemble([method.to(dtype) for method in methods], config, x, splits), precision
 
 
 def usable_precision(target: nn.Module, x: Tensor, wanted: str) -> str:

@@ -7,7 +7,8 @@ config.yaml                         the resolved config
 target/                             the factory's file (where it is one) and weights.safetensors
 folds/<k>/decomposition/            components.safetensors, statistics.safetensors, decomposition.json
 folds/<k>/{extractors,detectors}/   what extractors learned; one skops file per member
-folds/<k>/{combiner.skops,involvement.safetensors,calibration.npz}
+folds/<k>/involvement.safetensors   the usual size of each part
+ensemble/                           combiner.skops, calibration.npz
 splits.npz                          indices of fit, validation and calibration rows, per fold
 trusted/trusted.npz                 those rows, if data.keep_trusted; may be deleted
 """
@@ -25,14 +26,13 @@ from typing import Any
 from madpipe.components.checkpoint import load_json, save_json
 from madpipe.errors import DamagedFileError, MissingFileError
 
-FORMAT = 1
 STAGED = "staged"  # the folder in the working folder in which everything is written
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderKind:
     """closed: folders in which a file that the manifest does not name could change results. optional: files under it
-    may be absent. command: what makes such a folder.
+    may be absent. command: what makes such a folder. format: the version of its layout.
     """
 
     noun: str
@@ -40,10 +40,16 @@ class FolderKind:
     closed: tuple[str, ...]
     optional: str
     command: str
+    format: int
 
 
 PIPELINE = FolderKind(
-    noun="pipeline", manifest="pipeline.json", closed=("target", "folds"), optional="trusted/", command="fit"
+    noun="pipeline",
+    manifest="pipeline.json",
+    closed=("target", "folds", "ensemble"),
+    optional="trusted/",
+    command="fit",
+    format=2,
 )
 DECOMPOSITION = FolderKind(
     noun="decomposition",
@@ -51,6 +57,7 @@ DECOMPOSITION = FolderKind(
     closed=("target", "components"),
     optional="figures/",
     command="decompose",
+    format=1,
 )
 
 
@@ -102,7 +109,7 @@ def seal(folder: Path, facts: Mapping[str, Any], kind: FolderKind = PIPELINE) ->
 def write_manifest(
     folder: Path, facts: Mapping[str, Any], files: Mapping[str, str], kind: FolderKind = PIPELINE
 ) -> None:
-    manifest = {"format": FORMAT, **facts, "files": dict(files)}
+    manifest = {"format": kind.format, **facts, "files": dict(files)}
     save_json(manifest | {"digest": _manifest_digest(manifest)}, folder / kind.manifest)
 
 
@@ -123,8 +130,11 @@ def verify(folder: Path, kind: FolderKind = PIPELINE) -> dict[str, Any]:
             f"Make one with 'madpipe {kind.command} CONFIG -o {folder}'."
         )
     manifest = load_json(path)
-    if manifest.get("format") != FORMAT:
-        raise DamagedFileError(f"{path}: format {manifest.get('format')}; this madpipe reads format {FORMAT}.")
+    if manifest.get("format") != kind.format:
+        raise DamagedFileError(
+            f"{path}: format {manifest.get('format')}; this madpipe reads format {kind.format}. "
+            f"Make it again with 'madpipe {kind.command}'."
+        )
     files = manifest.get("files")
     if not isinstance(files, dict) or manifest.get("digest") != _manifest_digest(manifest):
         raise _altered(path, kind)

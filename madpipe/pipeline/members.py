@@ -1,4 +1,4 @@
-"""Members: one detector each, on the features of one extractor; and the combiner that makes one score of them."""
+"""Members: one detector each, on the features of one extractor; a combiner makes one score of theirs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from madpipe.detectors.detector import Detector
+from madpipe.detectors.detector import Detector, OfflineDetector
+from madpipe.detectors.sites import SiteDetector
 from madpipe.patterns.extractor import Extractor
 from madpipe.patterns.observation import Observation
 from madpipe.patterns.pattern import Patterns, stack
@@ -32,23 +33,14 @@ class Member:
         return _scores(self.detector, chosen)
 
 
-@dataclass(frozen=True)
-class MemberSet:
-    """Extractors, the members that read them, and the combiner over the members' anomaly scores."""
+def combined_scores(combiner: Any, members: Sequence[Member], scores: Mapping[str, Floats]) -> Floats:
+    """The combiner's score_samples of the members that are combined: higher = more normal, [n] each -> [n]."""
+    return _scores(combiner, _alarms(members, scores))
 
-    extractors: Mapping[str, Extractor]
-    members: Sequence[Member]
-    combiner: Any
 
-    def score(self, observation: Observation) -> tuple[Floats, dict[str, Floats]]:
-        """The combined score and each member's, all as score_samples: higher = more normal, [B]."""
-        patterns = {name: extractor.extract(observation) for name, extractor in self.extractors.items()}
-        scores = {member.name: member.score_samples(patterns) for member in self.members}
-        return self._combine(scores), scores
-
-    def _combine(self, scores: Mapping[str, Floats]) -> Floats:
-        alarms = np.stack([-scores[member.name] for member in self.members if member.combine], axis=1)
-        return _scores(self.combiner, alarms)
+def _alarms(members: Sequence[Member], scores: Mapping[str, Floats]) -> Floats:
+    """Anomaly scores [n, members] of those that are combined."""
+    return np.stack([-scores[member.name] for member in members if member.combine], axis=1)
 
 
 def _scores(detector: Any, rows: NDArray[np.floating]) -> Floats:
@@ -60,37 +52,62 @@ def _scores(detector: Any, rows: NDArray[np.floating]) -> Floats:
 
 def fit_members(
     detectors: Mapping[str, Any],
-    extractors: Mapping[str, Extractor],
-    fit: Sequence[Observation],
-    validation: Sequence[Observation],
-) -> MemberSet:
-    """Fit extractors on fit rows, each member on the rows its extractor asks for, the combiner on validation rows.
+    extractors: Sequence[Mapping[str, Extractor]],
+    fit: Sequence[Sequence[Observation]],
+    validation: Sequence[Sequence[Observation]],
+) -> tuple[list[tuple[Member, ...]], Floats]:
+    """(each fold's members, anomaly scores [rows, members] of validation rows, each by the fold that it is held out of)
 
-    `detectors` is the resolved `detectors` section of a config.
+    `detectors` is the resolved `detectors` section of a config; the other arguments have an entry for each fold. A
+    detector of features that are honest on held-out rows alone is fitted once, on those of all folds; any other in each
+    fold, on its fit rows.
     """
-    for extractor in extractors.values():
-        extractor.fit(fit)
-    rows = {
-        name: _extract(extractor, validation if extractor.fitted_rows == "validation" else fit)
-        for name, extractor in extractors.items()
-    }
-    members = [_fit_member(name, spec, rows) for name, spec in detectors["members"].items()]
-    combiner = build_detector(detectors["combiner"])
-    combined = [member for member in members if member.combine]
-    needed = {member.patterns for member in combined}
-    fresh = {name: _extract(extractors[name], validation) for name in needed}
-    alarms = np.stack([-member.score_samples(fresh) for member in combined], axis=1)
-    return MemberSet(extractors, members, combiner.fit(alarms))
+    for own, seen in zip(extractors, fit, strict=True):
+        for extractor in own.values():
+            extractor.fit(seen)
+    fresh = _features(extractors, validation)
+    members = [dict[str, Member]() for _ in extractors]
+    for name, spec in detectors["members"].items():
+        if extractors[0][spec["patterns"]].fitted_rows == "validation":
+            shared = _fit_member(name, spec, stack([rows[spec["patterns"]] for rows in fresh]))
+            for own_members in members:
+                own_members[name] = shared
+        else:
+            for own_members, own, seen in zip(members, extractors, fit, strict=True):
+                own_members[name] = _fit_member(name, spec, _extract(own[spec["patterns"]], seen))
+    alarms = [
+        _alarms(list(own.values()), {name: member.score_samples(rows) for name, member in own.items()})
+        for own, rows in zip(members, fresh, strict=True)
+    ]
+    return [tuple(own.values()) for own in members], np.concatenate(alarms)
 
 
 def member_columns(name: str, globs: Sequence[str], patterns: Patterns) -> NDArray[np.floating]:
     """The features [n, F] that the member called `name` reads; UnknownNameError when a glob matches none."""
-    return patterns.columns(globs, f"detectors.members.{name}.features: ")
+    return patterns.columns(globs, feature_key(name))
+
+
+def feature_key(name: str) -> str:
+    """The config key that names a member's features, as the beginning of an error."""
+    return f"detectors.members.{name}.features: "
 
 
 def build_detector(spec: Mapping[str, Any]) -> Any:
     """An unfitted estimator from `{detector: name, options: {...}}`."""
     return DETECTORS.load(spec["detector"])(**spec["options"])
+
+
+def fit_detector(spec: Mapping[str, Any], trusted: Patterns, untrusted: Patterns | None = None) -> Any:
+    """`build_detector`, fitted on trusted rows; told the columns' sites if it asks for them.
+
+    An offline detector also learns from unlabelled rows, where there are any.
+    """
+    detector = build_detector(spec)
+    if isinstance(detector, SiteDetector) and detector.sites is None:
+        detector.set_params(sites=trusted.sites)
+    if isinstance(detector, OfflineDetector) and untrusted is not None:
+        return detector.fit(trusted.values, untrusted=untrusted.values)
+    return detector.fit(trusted.values)
 
 
 def build_extractors(patterns: Mapping[str, Mapping[str, Any]], method: Any, seed: int) -> dict[str, Extractor]:
@@ -102,16 +119,25 @@ def build_extractors(patterns: Mapping[str, Mapping[str, Any]], method: Any, see
     return built
 
 
-def _fit_member(name: str, spec: Mapping[str, Any], rows: Mapping[str, Patterns]) -> Member:
+def _fit_member(name: str, spec: Mapping[str, Any], rows: Patterns) -> Member:
     features = tuple(spec["features"])
-    chosen = member_columns(name, features, rows[spec["patterns"]])
     return Member(
         name=name,
         patterns=spec["patterns"],
         features=features,
         combine=spec["combine"],
-        detector=build_detector(spec).fit(chosen),
+        detector=fit_detector(spec, rows.select(features, feature_key(name))),
     )
+
+
+def _features(
+    extractors: Sequence[Mapping[str, Extractor]], observations: Sequence[Sequence[Observation]]
+) -> list[dict[str, Patterns]]:
+    """Of each fold, the features of its own observations, by extractor."""
+    return [
+        {name: _extract(extractor, seen) for name, extractor in own.items()}
+        for own, seen in zip(extractors, observations, strict=True)
+    ]
 
 
 def _extract(extractor: Extractor, observations: Iterable[Observation]) -> Patterns:

@@ -1,7 +1,7 @@
 """Pipeline: the fitted whole, loaded from its folder, that scores inputs."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from torch import Tensor
 
-from madpipe.detectors.conformal import cross_p_values
+from madpipe.decomposition.method import Method
 from madpipe.errors import DamagedFileError, unknown
-from madpipe.pipeline.fold import Fold, load_fold
+from madpipe.pipeline.ensemble import Ensemble, load_ensemble
+from madpipe.pipeline.fold import load_fold
 from madpipe.pipeline.folder import verify
 from madpipe.pipeline.stored_decomposition import load_decomposition
 from madpipe.pipeline.stored_target import load_written_target
@@ -35,8 +37,8 @@ class Scored:
 class Pipeline:
     """Immutable after loading; `score` may be called from several threads, one at a time goes through."""
 
-    def __init__(self, folds: Sequence[Fold], config: Mapping[str, Any], facts: Mapping[str, Any]):
-        self.folds = list(folds)
+    def __init__(self, ensemble: Ensemble, config: Mapping[str, Any], facts: Mapping[str, Any]):
+        self.ensemble = ensemble
         self.config = dict(config)
         self.facts = dict(facts)
         self.input_shape: tuple[int, ...] = tuple(facts["input_shape"])
@@ -57,16 +59,21 @@ class Pipeline:
             place = folder / "folds" / str(k)
             method = load_decomposition(place / "decomposition", loaded.module)
             folds.append(load_fold(place, method.to(device=chosen, dtype=dtype), config, facts["seed"]))
-        return cls(folds, config, facts)
+        return cls(load_ensemble(folder / "ensemble", folds, facts["crossed"]), config, facts)
+
+    @property
+    def method(self) -> Method:
+        """The first fold's decomposition."""
+        return self.ensemble.folds[0].observer.method
 
     @property
     def calibration_size(self) -> int:
         """Trusted rows a new input is ranked among, over all folds."""
-        return sum(len(fold.calibration) for fold in self.folds)
+        return self.ensemble.calibration.size
 
     @property
     def member_names(self) -> list[str]:
-        return [member.name for member in self.folds[0].members.members]
+        return self.ensemble.member_names
 
     @property
     def batch_size(self) -> int:
@@ -76,30 +83,21 @@ class Pipeline:
     def score(self, x: NDArray[np.float32]) -> Scored:
         """Scores, p-values, member scores and top components of x [B, ...], in order, whatever else is in the batch."""
         with self._lock:
-            like = self.folds[0].observer.method.model.V[0]
-            batch = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(like)
-            observations = [fold.observe(batch) for fold in self.folds]
-            parts = [fold.members.score(seen) for fold, seen in zip(self.folds, observations, strict=True)]
-            combined = np.stack([part[0] for part in parts])
-            names = parts[0][1]
+            observations = self.ensemble.observer.observe(self._tensor(x))
+            scores = self.ensemble.member_scores(observations)
             return Scored(
-                anomaly_score=anomaly_score(combined.mean(0)),
-                p_value=cross_p_values(combined, [fold.calibration for fold in self.folds]),
-                members={name: anomaly_score(np.stack([part[1][name] for part in parts]).mean(0)) for name in names},
-                top_components=self.folds[0].involvement.top(observations[0], self.config["scoring"]["top"]),
+                anomaly_score=anomaly_score(self.ensemble.combined(scores)),
+                p_value=self.ensemble.p_values(scores),
+                members={name: anomaly_score(by_fold.mean(0)) for name, by_fold in scores.items()},
+                top_components=self.ensemble.folds[0].involvement.top(observations[0], self.config["scoring"]["top"]),
             )
 
     def member_p_values(self, x: NDArray[np.float32]) -> dict[str, Floats]:
         """p-values of each member's own score, ranked among its own calibration scores: name -> [B]."""
-        like = self.folds[0].observer.method.model.V[0]
-        batch = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(like)
-        per_fold = [fold.score(batch, self.batch_size)[1] for fold in self.folds]
-        return {
-            name: cross_p_values(
-                np.stack([scores[name] for scores in per_fold]), [fold.member_calibration[name] for fold in self.folds]
-            )
-            for name in self.member_names
-        }
+        return self.ensemble.member_p_values(self.ensemble.scores_of(self._tensor(x), self.batch_size))
+
+    def _tensor(self, x: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(self.method.model.V[0])
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madpipe.data.inputs import check_rows, read_array
-from madpipe.data.splits import split_rows
+from madpipe.data.splits import split_rows, validation_size
 from madpipe.errors import ContentError, MissingFileError
 
 FILE = "trusted/trusted.npz"
@@ -23,6 +23,14 @@ class TrustedRows:
     fit: Rows
     validation: Rows
     calibration: Rows
+
+    def for_one_fit(self) -> "TrustedRows":
+        """For a detector that is fitted once, where folds take turns at validation: no more rows are held back than
+        `split_rows` would.
+        """
+        kept = validation_size(len(self.fit) + len(self.validation) + len(self.calibration))
+        held_back, more = self.validation[:kept], self.validation[kept:]
+        return TrustedRows(np.concatenate([self.fit, more]), held_back, self.calibration)
 
 
 def kept_rows(folder: Path) -> TrustedRows:

@@ -11,8 +11,9 @@ import yaml
 from madpipe import __version__
 from madpipe.data.inputs import read_array
 from madpipe.data.splits import Split
+from madpipe.pipeline.ensemble import Ensemble, save_ensemble
 from madpipe.pipeline.fitting import Decomposed
-from madpipe.pipeline.fold import Fold, save_fold
+from madpipe.pipeline.fold import save_fold
 from madpipe.pipeline.folder import seal
 from madpipe.pipeline.source import Source
 from madpipe.pipeline.stored_decomposition import save_decomposition
@@ -26,7 +27,7 @@ def write_pipeline(
     folder: Path,
     source: Source,
     config: Mapping[str, Any],
-    folds: Sequence[Fold],
+    ensemble: Ensemble,
     decomposed: Sequence[Decomposed],
     splits: Sequence[Split],
     facts: Mapping[str, Any],
@@ -35,10 +36,11 @@ def write_pipeline(
     """Write into the staging folder `folder` and seal it; `facts` are added to the manifest."""
     (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     target = write_target(folder / "target", source.target)
-    for k, fold in enumerate(folds):
+    for k, fold in enumerate(ensemble.folds):
         place = folder / "folds" / str(k)
         save_decomposition(fold.observer.method, place / "decomposition", decomposed[k].quality)
         save_fold(fold, place)
+    save_ensemble(ensemble, folder / "ensemble")
     write_splits(folder, splits)
     if keep_trusted:
         write_trusted(folder, source.trusted, splits)
@@ -53,8 +55,9 @@ def write_pipeline(
             "key": source.key,
             "columns": source.columns,
             "sites": [site.name for site in source.sites],
-            "folds": len(folds),
-            "calibration_size": sum(len(fold.calibration) for fold in folds),
+            "folds": len(ensemble.folds),
+            "crossed": len(ensemble.calibration.combined) > 1,
+            "calibration_size": ensemble.calibration.size,
             "seed": config["seed"],
             **facts,
         },

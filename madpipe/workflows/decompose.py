@@ -12,7 +12,7 @@ from madpipe.decomposition.method import Method
 from madpipe.decomposition.selection import shortest
 from madpipe.errors import ConfigError, TrackingError
 from madpipe.pipeline.decomposition_folder import write_decomposition
-from madpipe.pipeline.fitting import chunks_of, make_splits
+from madpipe.pipeline.fitting import chunks_of, one_split
 from madpipe.pipeline.folder import DECOMPOSITION, publish, refuse_existing, staging
 from madpipe.pipeline.rehearsal import refuse_unrepeatable_target
 from madpipe.pipeline.workspace import open_workspace
@@ -67,7 +67,7 @@ def decompose(
     output = (output or Path(f"{config.tracking.experiment}-{name}-decomposition")).absolute()
     refuse_existing(output, overwrite, DECOMPOSITION)
     source = find_source(config, base)
-    split = make_splits(len(source.trusted), settings["calibration"], config.seed)[0]
+    split = one_split(len(source.trusted), settings["calibration"], config.seed)
     refuse_unrepeatable_target(source)
     own = identity("decompose", settings, source)
     if follows(config.trainer):

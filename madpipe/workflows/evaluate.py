@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from madpipe.data.inputs import check_rows, read_array, read_labels
 from madpipe.errors import MissingFileError, ShapeError
 from madpipe.evaluation.metrics import operating_metrics
-from madpipe.pipeline.controls import control_scores
+from madpipe.pipeline.controls import ControlScores, control_scores
 from madpipe.pipeline.scorer import Pipeline
 from madpipe.pipeline.trusted_rows import kept_rows, rows_from
 from madpipe.workflows.score import pipeline_folder
@@ -26,6 +26,7 @@ def evaluate(
     label: str,
     controls: bool = False,
     trusted: Path | None = None,
+    untrusted: Path | None = None,
     key: str | None = None,
     figure: Path | None = None,
     trust_code: bool = False,
@@ -34,13 +35,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of the default score, of every member and, if asked, of the controls.
 
-    Labels judge; nothing is fitted on them.
+    Labels judge; nothing is fitted on them. Offline controls learn from the unlabelled rows of `untrusted`.
     """
     if figure and not figure.absolute().parent.is_dir():
         raise MissingFileError(f"cannot draw {figure}: there is no folder {figure.parent}; make it first.")
     folder = pipeline_folder(pipeline, trust_code, tracking_uri)
     loaded = Pipeline.load(folder)
-    x = check_rows(read_array(labelled, key or loaded.key, loaded.columns), loaded.input_shape, str(labelled))
+    x = _rows(loaded, labelled, key)
     is_anomalous = read_labels(labelled, label)
     _check_labels(is_anomalous, len(x), labelled, label)
     scores = pipeline_scores(loaded, x)
@@ -52,16 +53,19 @@ def evaluate(
         "default": operating_metrics(*scores["default"], is_anomalous, size),
         "members": {n: operating_metrics(*scores[n], is_anomalous, size) for n in loaded.member_names},
     }
-    others: Scores = {}
+    others: dict[str, ControlScores] = {}
     if controls:
         rows = (
             rows_from(trusted, key or loaded.key, loaded.input_shape, loaded.facts["seed"], loaded.columns)
             if trusted
             else kept_rows(folder)
         )
-        others = control_scores(loaded, rows, x, report)
+        others = control_scores(loaded, rows, x, report, _rows(loaded, untrusted, key) if untrusted else None)
         control_size = len(rows.calibration)
-        result["controls"] = {n: operating_metrics(s, p, is_anomalous, control_size) for n, (s, p) in others.items()}
+        result["controls"] = {
+            name: {**operating_metrics(score, p, is_anomalous, control_size), "passes": passes}
+            for name, (score, p, passes) in others.items()
+        }
     if figure:
         _draw(figure, scores, others, result, is_anomalous, labelled)
     return result
@@ -80,6 +84,11 @@ def pipeline_scores(pipeline: Pipeline, x: NDArray[np.float32]) -> Scores:
     return {"default": default, **members}
 
 
+def _rows(pipeline: Pipeline, path: Path, key: str | None) -> NDArray[np.float32]:
+    """The inputs in a file, [N, ...] of the pipeline's own shape."""
+    return check_rows(read_array(path, key or pipeline.key, pipeline.columns), pipeline.input_shape, str(path))
+
+
 def _check_labels(is_anomalous: NDArray[np.bool_], rows: int, path: Path, label: str) -> None:
     if len(is_anomalous) != rows:
         raise ShapeError(f"{path}: '{label}' has {len(is_anomalous)} labels for {rows} inputs.")
@@ -92,7 +101,7 @@ def _check_labels(is_anomalous: NDArray[np.bool_], rows: int, path: Path, label:
 def _draw(
     figure: Path,
     scores: Scores,
-    others: Scores,
+    others: dict[str, ControlScores],
     result: dict[str, Any],
     is_anomalous: NDArray[np.bool_],
     labelled: Path,

@@ -1,7 +1,7 @@
 """`fit`: a config becomes a fitted, calibrated, logged and registered pipeline folder."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,8 @@ import numpy as np
 from madpipe.config.resolving import method_of
 from madpipe.config.schema import PipelineConfig
 from madpipe.errors import DamagedFileError, TrackingError
-from madpipe.pipeline.fitting import Decomposed, as_rows, best_of_seeds, chunks_of, fit_folds, make_splits
-from madpipe.pipeline.fold import Fold
+from madpipe.pipeline.ensemble import Ensemble
+from madpipe.pipeline.fitting import Decomposed, as_rows, best_of_seeds, chunks_of, fit_pipeline, make_splits
 from madpipe.pipeline.folder import publish, refuse_existing, staging
 from madpipe.pipeline.rehearsal import rehearse, untrained
 from madpipe.pipeline.scorer import Pipeline
@@ -85,18 +85,17 @@ def fit(
         record = FitRecord(store, name, settings, decomposition, source, splits, workspace)
         with nullcontext() if taken else record.decomposition_run() as run:
             decomposed = taken.decomposed(source, splits) if taken else _train(config, record, run, report)
-            folds, precision = fit_folds([part.method for part in decomposed], source, splits, settings)
+            ensemble, precision = fit_pipeline([part.method for part in decomposed], source, splits, settings)
             with staging(output) as staged:
                 used = [taken.seed] if taken else [part.seed for part in decomposed]
                 origin = {"seeds": decomposition["seeds"], "used": used, "taken_from": taken_from}
                 facts = {"precision": precision, "decomposition": origin}
                 keep = config.data.keep_trusted if config.data else True
-                write_pipeline(staged, source, settings, folds, decomposed, splits, facts, keep)
-                _refuse_changed_scores(staged, folds, source)
+                write_pipeline(staged, source, settings, ensemble, decomposed, splits, facts, keep)
+                _refuse_changed_scores(staged, ensemble, source)
                 link = taken.link(store) if taken else record.log_chosen(run, decomposed)
                 publish(staged, output)
-    logged = _log(record, output, link, folds)
-    calibration_rows = sum(len(fold.calibration) for fold in folds)
+    logged = _log(record, output, link, ensemble)
     return FitResult(
         pipeline=output,
         run_id=logged[0],
@@ -104,7 +103,7 @@ def fit(
         model_uri=logged[1],
         seconds=time.monotonic() - started,
         quality=decomposed[0].quality,
-        summary=f"{calibration_rows} calibration rows, {len(folds)} fold{'s' if len(folds) > 1 else ''}",
+        summary=f"{ensemble.calibration.size} calibration rows, {_counted(len(splits), 'decomposition')}",
     )
 
 
@@ -123,6 +122,10 @@ def _train(config: PipelineConfig, record: FitRecord, run: Run | None, report: R
     return decomposed
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count > 1 else ''}"
+
+
 def _choice(part: Decomposed, of: str) -> str:
     nats = ", ".join(f"{length:.4g}" for length in part.lengths)
     return (
@@ -131,23 +134,21 @@ def _choice(part: Decomposed, of: str) -> str:
     )
 
 
-def _refuse_changed_scores(staged: Path, folds: Sequence[Fold], source: Source) -> None:
+def _refuse_changed_scores(staged: Path, ensemble: Ensemble, source: Source) -> None:
     """The folder, read back, must score as what was fitted: a factory that needs more than its own file fails here."""
     loaded = Pipeline.load(staged)
     rows = source.trusted[:8]
-    fitted = np.stack([fold.score(as_rows(rows), 8)[0] for fold in folds]).mean(0)
+    fitted = ensemble.combined(ensemble.scores_of(as_rows(rows), len(rows)))
     if not np.allclose(-loaded.score(rows).anomaly_score, fitted, rtol=1e-5, atol=1e-8):
         raise DamagedFileError(
             "the pipeline scores differently after it was written and read back; the target's factory may be random."
         )
 
 
-def _log(
-    record: FitRecord, output: Path, link: DecompositionLink, folds: Sequence[Fold]
-) -> tuple[str | None, str | None]:
+def _log(record: FitRecord, output: Path, link: DecompositionLink, ensemble: Ensemble) -> tuple[str | None, str | None]:
     if record.store is None:
         return None, None
-    scores = np.concatenate([fold.calibration for fold in folds])
+    scores = np.concatenate(list(ensemble.calibration.combined))
     figures = {
         "rows": float(len(scores)),
         "anomaly_score_median": -float(np.median(scores)),

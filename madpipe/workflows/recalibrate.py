@@ -9,8 +9,8 @@ from typing import Any
 from madpipe.data.inputs import check_rows, read_array
 from madpipe.data.splits import MINIMUM_ROWS
 from madpipe.errors import MissingFileError, TooFewRowsError, UsageError
+from madpipe.pipeline.ensemble import save_calibration
 from madpipe.pipeline.fitting import as_rows
-from madpipe.pipeline.fold import save_calibration
 from madpipe.pipeline.folder import publish, read_facts, seal, staging
 from madpipe.pipeline.scorer import Pipeline
 from madpipe.pipeline.trusted_rows import FILE, keep_rows, kept_rows, refuse_known_rows
@@ -26,7 +26,7 @@ def recalibrate(
     if not pipeline.is_dir():
         raise MissingFileError(f"no pipeline folder {pipeline}; a model in MLflow cannot be recalibrated in its place.")
     loaded = Pipeline.load(pipeline)
-    if len(loaded.folds) > 1:
+    if loaded.facts["crossed"]:
         raise UsageError(
             f"{pipeline} is cross-fitted, so its calibration belongs to its folds; fit again with the new rows."
         )
@@ -37,12 +37,11 @@ def recalibrate(
     if kept:
         refuse_known_rows(x, kept, str(trusted))
     before = loaded.calibration_size
-    fold = loaded.folds[0]
-    fold.calibrate(as_rows(x), loaded.batch_size)
+    loaded.ensemble.calibrate(as_rows(x), loaded.batch_size)
     facts = read_facts(pipeline)
     with staging(pipeline.absolute()) as staged:
         shutil.copytree(pipeline, staged, dirs_exist_ok=True)
-        save_calibration(fold, staged / "folds" / "0")
+        save_calibration(loaded.ensemble.calibration, staged / "ensemble")
         if kept:
             keep_rows(staged, replace(kept, calibration=x))
         seal(staged, facts | {"calibration_size": len(x), "recalibrated_on": trusted.name})

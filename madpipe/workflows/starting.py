@@ -77,6 +77,8 @@ def announce(report: Report, source: Source, splits: Sequence[Split], workspace:
     split = splits[0]
     sizes = f"{len(split.fit):,} to fit, {len(split.validation):,} to validate, {len(split.calibration):,} to calibrate"
     if len(splits) > 1:
+        sizes += f", in each of {len(splits)} folds"
+    if len(source.trusted) < SPLIT_ROWS and len(splits) > 1:
         sizes = f"cross-fitted in {len(splits)} folds, since fewer than 200: p-values hold within a factor of two"
     report(f"{source.name}: {len(source.trusted):,} trusted rows, {sizes}; sites {_site_names(source)}.")
     tell_resumed(report, workspace)

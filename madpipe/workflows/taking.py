@@ -9,7 +9,7 @@ from madpipe.config.resolving import taken_of
 from madpipe.config.schema import PipelineConfig
 from madpipe.data.splits import Split
 from madpipe.pipeline.decomposition_folder import DecompositionFolder
-from madpipe.pipeline.fitting import Decomposed, best_of_seeds, chunks_of, grouped, make_splits
+from madpipe.pipeline.fitting import Decomposed, best_of_seeds, chunks_of, grouped, one_split
 from madpipe.pipeline.rehearsal import Start
 from madpipe.pipeline.source import Source
 from madpipe.registry import METHODS
@@ -41,7 +41,7 @@ class Taken:
         self.folder.refuse_other(source)
         if self.folder.trained_on(source):
             return [self.folder.split()]
-        return make_splits(len(source.trusted), calibration, seed)
+        return [one_split(len(source.trusted), calibration, seed)]
 
     def announce(self, report: Report, source: Source) -> None:
         """What is taken, and what nobody knows where the trusted rows are others."""

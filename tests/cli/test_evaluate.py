@@ -49,7 +49,17 @@ def test_json_is_one_document(madpipe, evaluations):
 def test_options_reach_the_workflow(madpipe, evaluations):
     madpipe(
         *("evaluate", "--pipeline", "p", "t.npz", "--label", "bad", "--key", "x", "--controls"),
-        *("--trusted", "c.npz", "--figure", "f.png", "--trust-code", "--tracking-uri", "sqlite:///a.db"),
+        *(
+            "--trusted",
+            "c.npz",
+            "--untrusted",
+            "u.npz",
+            "--figure",
+            "f.png",
+            "--trust-code",
+            "--tracking-uri",
+            "sqlite:///a.db",
+        ),
     )
     arguments, options = evaluations[0]
     assert arguments == ("p", Path("t.npz"))
@@ -59,6 +69,7 @@ def test_options_reach_the_workflow(madpipe, evaluations):
         "key": "x",
         "controls": True,
         "trusted": Path("c.npz"),
+        "untrusted": Path("u.npz"),
         "figure": Path("f.png"),
         "trust_code": True,
         "tracking_uri": "sqlite:///a.db",

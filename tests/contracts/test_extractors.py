@@ -15,12 +15,14 @@ from madpipe.decomposition.method import Method
 from madpipe.decomposition.statistics import trusted_statistics
 from madpipe.patterns.extractor import Extractor
 from madpipe.patterns.observation import Observer
-from madpipe.patterns.pattern import Patterns
+from madpipe.patterns.pattern import PREDICTED_CLASS, Patterns
 from madpipe.registry import EXTRACTORS, METHODS
 from madpipe.targets import convnet, mlp
 
 each_extractor = pytest.mark.parametrize("name", EXTRACTORS)
 SETTINGS: dict[str, dict[str, Any]] = {  # other than the defaults
+    "activations": {"predicted_class": True},
+    "dictionary_latents": {"steps": 20},
     "reconstruction": {"masks": ("alive", "importance", "delta_removed", "sampled")},
     "student": {"steps": 5},
     "trusted_copy": {"steps": 5},
@@ -86,7 +88,7 @@ def test_names_are_unique(scene, name):
 
 @each_extractor
 def test_sites_are_sites_of_the_model_or_none(scene, name):
-    known = {site.name for site in scene.method.model.sites} | {"", "output"}
+    known = {site.name for site in scene.method.model.sites} | {"", "output", PREDICTED_CLASS}
     assert set(scene.extract(scene.fitted(name), scene.fresh).sites) <= known
 
 

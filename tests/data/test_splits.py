@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madpipe.data.splits import Split, fold_rows, split_rows
+from madpipe.data.splits import Split, ensemble_rows, fold_rows, split_rows
 from madpipe.errors import ConfigError, TooFewRowsError
 
 
@@ -30,6 +30,22 @@ def test_the_parts_of_a_fold_are_disjoint_and_none_is_empty(row_count, folds, se
     for split in fold_rows(row_count, folds, seed):
         assert all(len(part) for part in parts(split))
         np.testing.assert_array_equal(np.sort(np.concatenate(parts(split))), np.arange(row_count))
+
+
+@given(row_count=st.integers(200, 5000), folds=st.integers(2, 6), seed=st.integers(0, 1000))
+def test_folds_of_an_ensemble_share_calibration_and_hold_out_every_other_row_once(row_count, folds, seed):
+    splits = ensemble_rows(row_count, folds, seed)
+    assert all(np.array_equal(split.calibration, split_rows(row_count, seed).calibration) for split in splits)
+    held_out = np.concatenate([split.validation for split in splits])
+    np.testing.assert_array_equal(np.sort(np.concatenate([held_out, splits[0].calibration])), np.arange(row_count))
+    for split in splits:
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts(split))), np.arange(row_count))
+
+
+@pytest.mark.parametrize(("folds", "calibration"), [(2, 270), (4, 275)])
+def test_an_ensemble_that_leaves_too_little_to_fit_on_is_refused(folds, calibration):
+    with pytest.raises(TooFewRowsError, match=f"{folds} folds"):
+        ensemble_rows(300, folds, seed=0, calibration_rows=calibration)
 
 
 @pytest.mark.parametrize(

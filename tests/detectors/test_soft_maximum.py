@@ -11,23 +11,37 @@ TRUSTED = np.random.default_rng(0).normal(size=(300, 4)) * [1, 10, 0.1, 1] + [0,
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-def standardised(x: np.ndarray) -> np.ndarray:
-    median, q95 = np.median(TRUSTED, axis=0), np.quantile(TRUSTED, 0.95, axis=0)
-    return 1.645 * (x - median) / (q95 - median)
+def surprise(x: np.ndarray) -> np.ndarray:
+    """In nats, of columns of TRUSTED."""
+    threshold = np.quantile(TRUSTED, 0.9, axis=0)
+    mean_excess = np.array([(c[c > u] - u).mean() for c, u in zip(TRUSTED.T, threshold, strict=True)])
+    t = (x - threshold) / mean_excess
+    return np.where(t > 0, np.log(10) + t, np.log(10) * np.exp(np.minimum(t, 0) / np.log(10)))
 
 
 def test_the_score_is_the_formula():
-    x = TRUSTED[:20] * 1.1
-    expected = -np.log(np.exp(standardised(x)).mean(axis=1))
+    x = TRUSTED[:50] * 1.1
+    expected = -np.log(np.exp(surprise(x)).mean(axis=1))
     np.testing.assert_allclose(SoftMaximum().fit(TRUSTED).score_samples(x), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.01, 0.002])
+def test_the_surprise_of_a_rare_value_is_minus_the_logarithm_of_its_share(share):
+    rng = np.random.default_rng(1)
+    heavy, light = rng.exponential(size=(2, 20_000)) * [[1.0], [7.0]]
+    rows = np.c_[heavy, light]
+    values = np.quantile(rows, 1 - share, axis=0)
+    for j in range(2):
+        alone = SoftMaximum().fit(rows[:, [j]]).score_samples([[values[j]]])
+        assert -alone == pytest.approx(-np.log(share), rel=0.05)
 
 
 def test_a_member_that_sees_nothing_cannot_outvote_one_that_is_alarmed():
     detector, row = SoftMaximum().fit(TRUSTED), np.median(TRUSTED, axis=0)
     alarmed, calm = row.copy(), row - [9, 90, 0.9, 0]
-    alarmed[3] += 30
-    calm[3] += 30
-    assert detector.score_samples([alarmed, calm]) == pytest.approx([-standardised(alarmed)[3] + np.log(4)] * 2)
+    alarmed[3] += 90
+    calm[3] += 90
+    assert detector.score_samples([alarmed, calm]) == pytest.approx([-surprise(alarmed)[3] + np.log(4)] * 2)
 
 
 def test_members_of_different_units_count_alike():
@@ -59,6 +73,6 @@ def test_a_member_that_was_constant_speaks_when_it_moves():
     assert moved < still - 10
 
 
-def test_one_member_alone_is_only_standardised():
+def test_one_member_alone_is_only_brought_to_nats():
     x = TRUSTED[:, :1]
-    np.testing.assert_allclose(SoftMaximum().fit(x).score_samples(x), -standardised(TRUSTED)[:, 0], atol=1e-9)
+    np.testing.assert_allclose(SoftMaximum().fit(x).score_samples(x), -surprise(TRUSTED)[:, 0], atol=1e-9)

@@ -12,7 +12,8 @@ from madpipe.pipeline.fitting import make_splits
 from madpipe.pipeline.scorer import Pipeline
 from madpipe.pipeline.trusted_rows import kept_rows
 
-AUTOMATIC = {"folds": 5, "calibration_size": None, "validation_size": None}
+FOLDS = 4  # the default
+AUTOMATIC = {"folds": FOLDS, "calibration_size": None, "validation_size": None}
 FRESH = 4000
 
 
@@ -26,8 +27,18 @@ def recorded(folder: Path) -> dict[str, np.ndarray]:
 
 def test_the_recorded_parts_are_disjoint_and_cover_all_rows(fitted):
     splits = recorded(fitted.pipeline)
-    assert set(splits) == {"fit_0", "validation_0", "calibration_0"}
-    assert np.array_equal(np.sort(np.concatenate(list(splits.values()))), np.arange(300))
+    assert len(splits) == 3 * FOLDS
+    for k in range(FOLDS):
+        parts = [splits[f"{part}_{k}"] for part in ("fit", "validation", "calibration")]
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(300))
+
+
+def test_folds_share_their_calibration_rows_and_hold_out_each_other_row_once(fitted):
+    splits = recorded(fitted.pipeline)
+    shared = splits["calibration_0"]
+    assert all(np.array_equal(splits[f"calibration_{k}"], shared) for k in range(FOLDS))
+    held_out = np.concatenate([splits[f"validation_{k}"] for k in range(FOLDS)])
+    assert np.array_equal(np.sort(np.concatenate([held_out, shared])), np.arange(300))
 
 
 def test_with_200_rows_or_more_at_least_99_calibrate(fitted):
@@ -37,10 +48,10 @@ def test_with_200_rows_or_more_at_least_99_calibrate(fitted):
 
 def test_in_cross_fitting_each_row_calibrates_the_one_fold_that_did_not_see_it(cross_fitted):
     splits = recorded(cross_fitted)
-    for k in range(5):
+    for k in range(FOLDS):
         parts = [splits[f"{part}_{k}"] for part in ("fit", "validation", "calibration")]
         assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(60))
-    calibration = np.concatenate([splits[f"calibration_{k}"] for k in range(5)])
+    calibration = np.concatenate([splits[f"calibration_{k}"] for k in range(FOLDS)])
     assert np.array_equal(np.sort(calibration), np.arange(60))
 
 
@@ -56,7 +67,7 @@ def test_the_rows_that_are_kept_are_those_that_the_record_names(fitted):
 def test_the_calibration_scores_are_the_scores_of_the_recorded_calibration_rows(fitted):
     pipeline = Pipeline.load(fitted.pipeline)
     scored = pipeline.score(kept_rows(fitted.pipeline).calibration)
-    assert -scored.anomaly_score == pytest.approx(pipeline.folds[0].calibration, rel=1e-9)
+    assert -scored.anomaly_score == pytest.approx(pipeline.ensemble.calibration.combined[0], rel=1e-9)
 
 
 def test_another_seed_splits_otherwise():
@@ -66,12 +77,12 @@ def test_another_seed_splits_otherwise():
 
 
 def test_sizes_that_the_config_asks_for_are_taken():
-    (split,) = make_splits(300, {"folds": 5, "calibration_size": 120, "validation_size": 25}, 0)
+    (split,) = make_splits(300, {"folds": 1, "calibration_size": 120, "validation_size": 25}, 0)
     assert (len(split.fit), len(split.validation), len(split.calibration)) == (155, 25, 120)
 
 
-@pytest.mark.parametrize(("rows", "folds"), [(20, 5), (23, 5), (199, 5)])
-def test_between_20_and_199_rows_there_are_folds(rows, folds):
+@pytest.mark.parametrize(("rows", "folds"), [(20, FOLDS), (23, FOLDS), (199, FOLDS), (200, FOLDS)])
+def test_there_are_as_many_folds_as_asked_for(rows, folds):
     assert len(make_splits(rows, AUTOMATIC, 0)) == folds
 
 
@@ -86,7 +97,7 @@ def test_more_folds_than_the_rows_allow_become_as_many_as_they_do():
 
 
 def test_a_calibration_part_of_no_rows_is_refused():
-    with pytest.raises(ConfigError, match="at least one row each"):
+    with pytest.raises(ConfigError, match="at least one row"):
         make_splits(300, AUTOMATIC | {"calibration_size": 0}, 0)
 
 
@@ -117,9 +128,9 @@ def test_averaged_over_calibration_rows_the_flagged_share_is_at_most_alpha(fitte
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.2])
 def test_cross_fitted_the_flagged_share_stays_within_twice_alpha(cross_fitted, fresh, alpha):
-    # The bound of cross-conformal p-values is 2 alpha + (1 - alpha) (K - 1) / (N + K) or so; K = 5, N = 60.
+    # The bound of cross-conformal p-values is 2 alpha + (1 - alpha) (K - 1) / (N + K) or so; K = 4, N = 60.
     flagged = np.mean(Pipeline.load(cross_fitted).score(fresh).p_value <= alpha)
-    assert flagged <= 2 * alpha + 4 / 65
+    assert flagged <= 2 * alpha + 3 / 64
 
 
 def test_each_members_own_p_values_keep_their_word_too(fitted, fresh):

@@ -27,8 +27,8 @@ from madpipe.pipeline.scorer import Pipeline
 
 FILES = [
     "config.yaml",
-    "folds/0/calibration.npz",
-    "folds/0/combiner.skops",
+    "ensemble/calibration.npz",
+    "ensemble/combiner.skops",
     "folds/0/decomposition/components.safetensors",
     "folds/0/decomposition/decomposition.json",
     "folds/0/decomposition/statistics.safetensors",
@@ -184,14 +184,14 @@ class Bomb:
 
 def test_a_pickle_inside_the_calibration_scores_is_refused_unread(copy):
     bomb = np.array([Bomb(copy.parent / "exploded")], dtype=object)
-    np.savez(copy / "folds/0/calibration.npz", combined=bomb)
+    np.savez(copy / "ensemble/calibration.npz", combined=bomb)
     reseal(copy)
     assert "calibration.npz" in refusal(copy)
     assert not (copy.parent / "exploded").exists()
 
 
 def test_a_pickle_in_the_place_of_a_detector_is_refused_unread(copy):
-    (copy / "folds/0/combiner.skops").write_bytes(pickle.dumps(Bomb(copy.parent / "exploded")))
+    (copy / "ensemble/combiner.skops").write_bytes(pickle.dumps(Bomb(copy.parent / "exploded")))
     reseal(copy)
     assert "combiner.skops" in refusal(copy)
     assert not (copy.parent / "exploded").exists()
@@ -217,7 +217,7 @@ def test_a_yaml_tag_in_the_config_is_refused_unread(copy):
         "folds/0/decomposition/components.safetensors",
         "folds/0/decomposition/statistics.safetensors",
         "folds/0/involvement.safetensors",
-        "folds/0/calibration.npz",
+        "ensemble/calibration.npz",
         "config.yaml",
         "folds/0/decomposition/decomposition.json",
     ],

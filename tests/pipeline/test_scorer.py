@@ -106,7 +106,7 @@ def test_loading_and_scoring_write_nothing_into_the_folder(fitted, own_rows, tmp
 def test_the_target_that_scores_is_bit_for_bit_the_one_that_was_fitted(fitted):
     from safetensors.torch import load_file
 
-    held = Pipeline.load(fitted.pipeline).folds[0].observer.method.model.target.state_dict()
+    held = Pipeline.load(fitted.pipeline).method.model.target.state_dict()
     given = load_file(fitted.folder / "weights.safetensors")
     assert all(torch.equal(held[name].float(), value) for name, value in given.items())
 

@@ -40,7 +40,7 @@ def test_the_targets_own_weights_are_not_stored_a_second_time(stored):
 
 
 def test_all_slots_and_the_delta_make_up_the_weight(fitted):
-    method = Pipeline.load(fitted.pipeline).folds[0].observer.method
+    method = Pipeline.load(fitted.pipeline).method
     for i in range(len(method.model.sites)):
         whole = method.model.component_sum(i) + method.model.delta(i)
         assert torch.allclose(whole, method.model.weight(i).expand_as(whole), atol=1e-12)

@@ -62,7 +62,7 @@ def test_members_on_components_score_and_flags_name_components(viewed, own_rows)
     scored = pipeline.score(own_rows(40, 9))
     assert set(scored.members) == {"surprise", "effects"}
     assert np.isfinite(scored.anomaly_score).all()
-    (fold,) = pipeline.folds
+    fold = pipeline.ensemble.folds[0]
     named = {name for row in scored.top_components for name in row}
     assert named <= set(fold.involvement.names)
     assert any(name.startswith("component.") for name in named)
@@ -70,14 +70,14 @@ def test_members_on_components_score_and_flags_name_components(viewed, own_rows)
 
 def test_what_members_read_is_the_stored_clusters(viewed, own_rows):
     stored = clusters(viewed / "folds/0/decomposition")
-    fold = Pipeline.load(viewed).folds[0]
-    found = {member.name: member.detector.n_features_in_ for member in fold.members.members}
+    fold = Pipeline.load(viewed).ensemble.folds[0]
+    found = {member.name: member.detector.n_features_in_ for member in fold.members}
     counts = [1 + max(label for labels in view.values() for label in labels) for view in stored]
     assert (found["surprise"], found["effects"]) == (counts[0], sum(counts))
 
 
 def test_each_alive_subcomponent_is_in_a_component_and_no_dead_one(viewed):
-    method = Pipeline.load(viewed).folds[0].observer.method
+    method = Pipeline.load(viewed).method
     for i, site in enumerate(method.model.sites):
         for s, view in enumerate(method.component_views()):
             assert ((view.labels[site.name] >= 0) == method.alive(i)[s]).all()

@@ -24,7 +24,9 @@ STEPS = "decomposition.steps=600"
 COMMAND = ["config.yaml", "-o", "result", "--set", STEPS, "--set", "tracking.experiment=interrupted"]
 FINAL = {  # what must be the same to the byte
     "fit": [
-        f"folds/0/{n}" for n in ("decomposition/components.safetensors", "calibration.npz", "involvement.safetensors")
+        *(f"folds/{k}/decomposition/components.safetensors" for k in range(4)),
+        "folds/0/involvement.safetensors",
+        "ensemble/calibration.npz",
     ],
     "decompose": ["components/components.safetensors", "quality.json"],
 }

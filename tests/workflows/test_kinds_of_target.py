@@ -82,7 +82,7 @@ def test_images_and_convolutions(folder):
     target = ["target.factory=networks.py:convolutional", "target.weights=null", "data.trusted=images.npz"]
     pipeline = fitted_with(folder, *target)
     assert pipeline.input_shape == (1, 6, 6)
-    assert [(site.name, site.kind) for site in pipeline.folds[0].observer.method.model.sites] == [
+    assert [(site.name, site.kind) for site in pipeline.method.model.sites] == [
         ("0", "conv2d"),
         ("3", "linear"),
     ]
@@ -104,7 +104,7 @@ def test_a_target_without_a_hidden_site(folder, own_rows, chosen):
 def test_parameter_components_of_apd(folder, own_rows, images):
     target = ["target.factory=networks.py:convolutional", "target.weights=null", "data.trusted=images.npz"]
     pipeline = fitted_with(folder, "decomposition.method=apd", *(target if images else []))
-    assert pipeline.folds[0].observer.method.name == "apd"
+    assert pipeline.method.name == "apd"
     x = np.random.default_rng(1).random((5, 1, 6, 6)).astype(np.float32) if images else own_rows(5, 9)
     check_scores(pipeline, x)
 

@@ -52,8 +52,8 @@ def test_nothing_but_the_ranks_and_the_record_of_rows_is_written_anew(fitted, re
 
     before, after = contents(fitted.pipeline), contents(recalibrated)
     changed = {name for name in before if before[name] != after.get(name)}
-    assert changed <= {"pipeline.json", "folds/0/calibration.npz", "trusted/trusted.npz", "splits.npz"}
-    assert {"pipeline.json", "folds/0/calibration.npz"} <= changed
+    assert changed <= {"pipeline.json", "ensemble/calibration.npz", "trusted/trusted.npz", "splits.npz"}
+    assert {"pipeline.json", "ensemble/calibration.npz"} <= changed
     assert not list(recalibrated.parent.glob("*.partial"))
 
 

@@ -15,7 +15,7 @@ BITWISE = [
     "folds/0/decomposition/decomposition.json",
     "folds/0/extractors/reconstruction.safetensors",
     "folds/0/involvement.safetensors",
-    "folds/0/calibration.npz",
+    "ensemble/calibration.npz",
     "splits.npz",
     "target/weights.safetensors",
 ]

@@ -70,7 +70,7 @@ def test_recalibration_reads_by_name(madpipe, table_fitted, own_rows, tmp_path):
     for name in ("fresh.csv", "fresh.npz"):
         pipeline = Path(shutil.copytree(table_fitted / "pipeline", tmp_path / f"pipeline_{name}"))
         assert madpipe("recalibrate", "--pipeline", pipeline, "--trusted", tmp_path / name).code == 0
-        calibrations.append(Pipeline.load(pipeline).folds[0].calibration)
+        calibrations.append(Pipeline.load(pipeline).ensemble.calibration.combined[0])
     np.testing.assert_allclose(*calibrations)
     assert read_facts(pipeline)["columns"] == NAMES
 
