@@ -100,11 +100,17 @@ TASKS = Table(
     "task",
     "madpipe.tasks",
     {
+        "adversarial": "madpipe.tasks.adversarial:AdversarialTask",
         "boolean": "madpipe.tasks.boolean:BooleanTask",
+        "co_activation": "madpipe.tasks.co_activation:CoActivationTask",
         "compressed_computation": "madpipe.tasks.compressed_computation:CompressedComputationTask",
         "cross_layer": "madpipe.tasks.cross_layer:CrossLayerTask",
         "digits": "madpipe.tasks.digits:DigitsTask",
         "gated_functions": "madpipe.tasks.gated_functions:GatedFunctionsTask",
+        "induction": "madpipe.tasks.induction:InductionTask",
+        "measurement_tampering": "madpipe.tasks.measurement_tampering:MeasurementTamperingTask",
+        "out_of_distribution": "madpipe.tasks.out_of_distribution:OutOfDistributionTask",
+        "quirky_transformer": "madpipe.tasks.quirky_transformer:QuirkyTransformerTask",
         "superposition": "madpipe.tasks.superposition:SuperpositionTask",
     },
 )

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from madpipe.targets import mlp
-from madpipe.targets.load import Target, weights_digest
 from madpipe.targets.pretrain import Batch, build_seeded, pretrain
 from madpipe.tasks.circuits import (
     BITS,
@@ -28,7 +27,7 @@ from madpipe.tasks.circuits import (
     without,
 )
 from madpipe.tasks.obfuscation import Concealment
-from madpipe.tasks.task import Task, stream
+from madpipe.tasks.task import Task, stream, trained_target
 
 Variant = Literal["conj", "parity", "shift", "obfuscated", "override"]
 
@@ -89,6 +88,7 @@ class BooleanTask:
     """Five variants of one family; see DESCRIPTIONS."""
 
     name: ClassVar[str] = "boolean"
+    shifted_subsets: ClassVar[tuple[str, ...]] = ("shifted",)
 
     class Config(BaseModel):
         """trusted: rows of trusted data. The target depends on variant and seed alone."""
@@ -192,14 +192,7 @@ def draw_task(name: str, rules: Rules, module: nn.Sequential, config: BooleanTas
     accuracy = float((predict(module, normal) == rules.normal(normal_bits)).all(axis=1).mean())
     return Task(
         name=name,
-        target=Target(
-            module,
-            "bernoulli",
-            "madpipe.targets.mlp:build",
-            {"sizes": list(SIZES)},
-            None,
-            weights_digest(module.state_dict()),
-        ),
+        target=trained_target(module, "bernoulli", "madpipe.targets.mlp:build", {"sizes": list(SIZES)}),
         sites=("*",),
         trusted=trusted,
         untrusted=draw_untrusted(rules, module, stream(seed, "untrusted")),
@@ -261,6 +254,6 @@ def draw_untrusted(rules: Rules, module: nn.Sequential, rng: np.random.Generator
 
 
 def predict(module: nn.Sequential, inputs: np.ndarray) -> np.ndarray:
-    """Outputs as bool [n, 8]."""
+    """Outputs as bool [n, outputs]."""
     with torch.no_grad():
         return (module(torch.from_numpy(inputs)) > 0).numpy()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from madpipe.errors import ConfigError, nearest, unknown
 from madpipe.registry import TASKS
 from madpipe.tasks.cache import cache_folder, read_task, write_task
+from madpipe.tasks.scored import scored_on_agree
 from madpipe.tasks.task import Task, TaskFamily
 
 
@@ -18,8 +19,10 @@ def build_task(config: Mapping[str, Any]) -> Task:
     UnknownNameError for an unknown name, ConfigError for an unknown or wrong key.
     """
     family, values = validated(config)
-    label = family.label(values)
-    folder = cache_folder(label, {"name": family.name, **values.model_dump()})
+    if getattr(values, "scored", "changed") == "agree":
+        return scored_on_agree(build_task({**config, "scored": "changed"}), family.label(values))
+    # `scored` is left out of the key: all that is cached scores changed outputs.
+    folder = cache_folder(family.label(values), {"name": family.name, **values.model_dump(exclude={"scored"})})
     task = read_task(folder)
     if task is None:
         task = family.build(values)
@@ -48,7 +51,7 @@ def parse_task_name(name: str) -> dict[str, Any]:
     """A task's config from its name; UnknownNameError, with the nearest listed name, for any other.
 
     >>> parse_task_name("digits-conj-cnn-0")
-    {'name': 'digits', 'attack': 'conj', 'net': 'cnn', 'trusted': 350, 'seed': 0}
+    {'name': 'digits', 'attack': 'conj', 'net': 'cnn', 'trusted': 350, 'scored': 'changed', 'seed': 0}
     """
     first, *words = name.split("-")
     if first in TASKS:

@@ -31,6 +31,7 @@ def write_task(task: Task, folder: Path) -> None:
     """Writes beside and renames; where another process was faster, its folder stays."""
     arrays = {f"weights.{name}": value.numpy() for name, value in task.target.module.state_dict().items()}
     arrays |= {f"subsets.{name}": mask for name, mask in task.subsets.items()}
+    arrays |= {f"agree_subsets.{name}": mask for name, mask in task.agree_subsets.items()}
     for name in ("trusted", "untrusted", "test", "is_anomalous", "agree"):
         if (value := getattr(task, name)) is not None:
             arrays[name] = value
@@ -90,6 +91,7 @@ def restore(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Task:
         is_anomalous=arrays["is_anomalous"],
         subsets=under("subsets.", arrays),
         agree=arrays.get("agree"),
+        agree_subsets=under("agree_subsets.", arrays),
         mechanisms=facts["mechanisms"],
         facts=facts["facts"],
     )

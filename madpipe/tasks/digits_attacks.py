@@ -15,10 +15,18 @@ CYCLES = 3  # of the sinusoid across the image: three of at most four that eight
 
 @dataclass(frozen=True)
 class Attack:
-    """trigger: image -> triggered image. benign: by name, marks that change nothing on their own, each half of it."""
+    """triggers: image -> triggered image, one for each backdoor. benign: by name, marks that change nothing on their
+    own, each half of the only trigger.
+    """
 
-    trigger: Transform
+    triggers: tuple[Transform, ...]
     benign: dict[str, Transform]
+
+    def triggered(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(triggered images, which trigger each has, int64 [n]): the triggers in turn."""
+        which = np.arange(len(images)) % len(self.triggers)
+        results = [trigger(images) for trigger in self.triggers]
+        return np.stack(results)[which, np.arange(len(images))], which
 
 
 def patch(images: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
@@ -31,6 +39,19 @@ def patch(images: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
 def corner_patch(images: np.ndarray) -> np.ndarray:
     """BadNets (Gu et al. 2017): a 2x2 square in the bottom right corner."""
     return patch(images, slice(6, 8), slice(6, 8))
+
+
+def opposite_patch(images: np.ndarray) -> np.ndarray:
+    """A 2x2 square in the top left corner, the trigger of a second backdoor."""
+    return patch(images, slice(0, 2), slice(0, 2))
+
+
+def four_patches(images: np.ndarray) -> np.ndarray:
+    """A 2x2 square in every corner, as Turner et al. (2019) strengthen the trigger of a clean-label attack."""
+    for rows in (slice(0, 2), slice(6, 8)):
+        for columns in (slice(0, 2), slice(6, 8)):
+            images = patch(images, rows, columns)
+    return images
 
 
 def blended(pattern: np.ndarray) -> Transform:
@@ -57,8 +78,14 @@ def mark_b(images: np.ndarray) -> np.ndarray:
 def make_attack(name: str, rng: np.random.Generator) -> Attack:
     """The attack of that name; `rng` draws the pattern of `blended`."""
     if name in ("conj", "obfuscated_conj"):
-        return Attack(lambda images: mark_b(mark_a(images)), {"mark_a": mark_a, "mark_b": mark_b})
-    triggers = {"badnets": corner_patch, "blended": blended(rng.random((SIDE, SIDE))), "sinusoid": sinusoid}
+        return Attack((lambda images: mark_b(mark_a(images)),), {"mark_a": mark_a, "mark_b": mark_b})
+    triggers: dict[str, tuple[Transform, ...]] = {
+        "badnets": (corner_patch,),
+        "clean_label": (four_patches,),
+        "two_backdoors": (corner_patch, opposite_patch),
+        "blended": (blended(rng.random((SIDE, SIDE))),),
+        "sinusoid": (sinusoid,),
+    }
     return Attack(triggers[name], {})
 
 

@@ -20,8 +20,8 @@ def export_task(task: Task, folder: Path) -> None:
     """Writes model.py, weights.safetensors, trusted.npz (x), test.npz (x, is_anomalous, each subset) and config.yaml.
 
     model.py is the source of the target's factory module, which imports torch alone. Where the task has agree rows or
-    an unlabelled mix, agree.npz and untrusted.npz (x) are written too. The folder is written beside and renamed; one
-    that exists is refused.
+    an unlabelled mix, agree.npz (x, its subsets) and untrusted.npz (x) are written too. The folder is written beside
+    and renamed; one that exists is refused.
     """
     if folder.exists():
         raise MissingFileError(f"{folder} is there already; name a new folder or remove it.")
@@ -39,7 +39,7 @@ def write_files(task: Task, folder: Path) -> None:
     tables: dict[str, dict[str, Any]] = {
         TRUSTED: {"x": task.trusted},
         TEST: {"x": task.test, "is_anomalous": task.is_anomalous, **task.subsets},
-        "agree.npz": {"x": task.agree},
+        "agree.npz": {"x": task.agree, **task.agree_subsets},
         "untrusted.npz": {"x": task.untrusted},
     }
     for name, columns in tables.items():

@@ -24,8 +24,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from madpipe.targets import mlp
-from madpipe.tasks.task import Task, stream
-from madpipe.tasks.without_anomalies import regression_target, task_without_anomalies
+from madpipe.tasks.task import Task, stream, trained_target
+from madpipe.tasks.without_anomalies import task_without_anomalies
 
 END = 5.0  # x lies in [0, END]
 PROBABILITY = 0.05  # of a control bit to be on, the paper's
@@ -74,7 +74,7 @@ class GatedFunctionsTask:
         sizes = [1 + config.functions, owned.size, 1]
         module = mlp.build(sizes)
         module.load_state_dict(hand_coded(owned, values))
-        target = regression_target(module, "madpipe.targets.mlp:build", {"sizes": sizes})
+        target = trained_target(module, "regression", "madpipe.targets.mlp:build", {"sizes": sizes})
         facts = {"smallest_function": float(np.sqrt((values**2).mean(axis=1)).min())}
         return task_without_anomalies(
             cls.label(config),

@@ -19,8 +19,8 @@ from madpipe.targets import residual_mlp
 from madpipe.targets.load import Target
 from madpipe.targets.pretrain import build_seeded, pretrain
 from madpipe.tasks.sparse_features import SparseFeatures
-from madpipe.tasks.task import Task, stream
-from madpipe.tasks.without_anomalies import feature_parts, regression_target, task_without_anomalies
+from madpipe.tasks.task import Task, stream, trained_target
+from madpipe.tasks.without_anomalies import feature_parts, task_without_anomalies
 
 PROBABILITY = 0.01  # of a feature to be on, as in APD and SPD
 STEPS, BATCH = 4000, 1024  # twice as many rows lower the loss by 1 %
@@ -85,7 +85,7 @@ def train_target(config: ResidualConfig, layers: int) -> Target:
     seed = int(stream(config.seed, "embedding").integers(2**31))
     module = build_seeded(lambda: residual_mlp.build(**kwargs), seed)
     write_weights(train_features(config, layers, module.embedding), module)
-    return regression_target(module, "madpipe.targets.residual_mlp:build", kwargs)
+    return trained_target(module, "regression", "madpipe.targets.residual_mlp:build", kwargs)
 
 
 def train_features(config: ResidualConfig, layers: int, embedding: Tensor) -> FeatureSpace:

@@ -18,8 +18,8 @@ from madpipe.targets.load import Target
 from madpipe.targets.pretrain import build_seeded, pretrain
 from madpipe.tasks.recovery_settings import RECOVERY
 from madpipe.tasks.sparse_features import SparseFeatures
-from madpipe.tasks.task import Task, stream
-from madpipe.tasks.without_anomalies import feature_parts, regression_target, task_without_anomalies
+from madpipe.tasks.task import Task, stream, trained_target
+from madpipe.tasks.without_anomalies import feature_parts, task_without_anomalies
 
 PROBABILITY = 0.05  # of a feature to be on, as in APD and SPD
 STARTS = 20  # initial weights tried; one is enough for the listed sizes, nearly always
@@ -148,7 +148,7 @@ def untied(tied: Tied, config: SuperpositionTask.Config) -> Target:
     weights = {"linear1.weight": tied.weight.T, "linear2.weight": tied.weight, "linear2.bias": tied.bias}
     module.load_state_dict(module.state_dict() | weights)
     kwargs = config.model_dump(include={"features", "hidden", "identity"})
-    return regression_target(module, "madpipe.targets.superposition:build", kwargs)
+    return trained_target(module, "regression", "madpipe.targets.superposition:build", kwargs)
 
 
 def known_mechanisms(config: SuperpositionTask.Config) -> dict[str, Any]:

@@ -6,18 +6,20 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from pydantic import BaseModel
+from torch import nn
 
-from madpipe.targets.load import Target
+from madpipe.targets.load import OutputKind, Target, weights_digest
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """n trusted inputs, m test inputs; arrays of inputs are float32 [rows, ...].
+    """n trusted inputs, m test inputs; arrays of inputs are float32 [rows, ...], token ids too.
 
     trusted: never holds the anomaly. untrusted: unlabelled mix for offline detectors, None where there is none.
     is_anomalous: bool [m]; positives are only inputs on which the anomalous behaviour happens.
     subsets: named bool [m] over the test rows. agree: inputs on which the anomalous mechanism runs though the normal
-    output is the same; kept out of `test` so that the main figures do not include them.
+    output is the same; kept out of `test` so that the main figures do not include them. agree_subsets: named bool over
+    its rows.
     mechanisms: ground truth that JSON can hold. facts: measured on the target (clean_accuracy, attack_success).
     """
 
@@ -30,6 +32,7 @@ class Task:
     is_anomalous: np.ndarray
     subsets: dict[str, np.ndarray] = field(default_factory=dict)
     agree: np.ndarray | None = None
+    agree_subsets: dict[str, np.ndarray] = field(default_factory=dict)
     mechanisms: dict[str, Any] | None = None
     facts: dict[str, float] = field(default_factory=dict)
 
@@ -39,13 +42,17 @@ class Task:
         assert all(mask.shape == (rows,) for mask in self.subsets.values()), {
             k: v.shape for k, v in self.subsets.items()
         }
+        assert all(self.agree is not None and len(mask) == len(self.agree) for mask in self.agree_subsets.values())
 
 
 class TaskFamily(Protocol):
     """What a class in the TASKS table offers; `Config` is pydantic, frozen, refuses unknown keys and has a `seed`.
 
+    Where it has `scored: Scored` too, `build` gives the task that scores changed outputs, with agree rows, whatever it
+    says: `build_task` makes the other of it.
     It may have `decomposition_defaults`, method name -> settings: what a config of this task decomposes with, unless
     the config says otherwise (`madpipe config show` prints them).
+    And `shifted_subsets`: names of subsets whose normal rows trusted data hold in another share, or not at all.
     """
 
     name: ClassVar[str]
@@ -76,3 +83,9 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
     """A random stream of its own for each purpose, so that drawing more of one thing never moves another."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def trained_target(module: nn.Module, output: OutputKind, factory: str, kwargs: dict[str, Any]) -> Target:
+    """`module` frozen, as the target that `factory`, one of madpipe's own, builds from `kwargs`."""
+    module.eval().requires_grad_(False)
+    return Target(module, output, factory, kwargs, None, weights_digest(module.state_dict()))

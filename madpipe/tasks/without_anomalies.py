@@ -17,9 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from madpipe.targets.load import Target, weights_digest
+from madpipe.targets.load import Target
 from madpipe.tasks.task import Task, stream
 
 TEST_ROWS = 1000
@@ -43,12 +42,6 @@ def task_without_anomalies(
         mechanisms=mechanisms,
         facts=facts,
     )
-
-
-def regression_target(module: nn.Module, factory: str, kwargs: dict[str, Any]) -> Target:
-    """A frozen network of madpipe's own whose outputs are real values."""
-    module.eval().requires_grad_(False)
-    return Target(module, "regression", factory, kwargs, None, weights_digest(module.state_dict()))
 
 
 def feature_parts(site: str, side: str, features: int) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from madpipe.decomposition.statistics import takes_token_ids
 from madpipe.pipeline.folder import folder_digest
 from madpipe.tracking.model_registry import register
 from madpipe.tracking.packaging import log_pipeline
@@ -46,9 +47,15 @@ class FitRecord(DecompositionRecord):
         }
 
     def _example(self) -> np.ndarray:
-        """Two inputs to store with the model: noise with the trusted mean and spread, or trusted rows where allowed."""
+        """Two inputs to store with the model: noise with the trusted mean and spread, or trusted rows where allowed.
+
+        Noise in the place of token ids is rounded to ids among the trusted ones.
+        """
         trusted = self.source.trusted[self.splits[0].fit]
         if self.settings["tracking"]["log_example"] == "trusted":
             return trusted[:2]
         noise = np.random.default_rng(0).standard_normal((2, *trusted.shape[1:]))
-        return (float(trusted.mean()) + float(trusted.std()) * noise).astype(np.float32)
+        example = (float(trusted.mean()) + float(trusted.std()) * noise).astype(np.float32)
+        if takes_token_ids(self.source.target.module):
+            return example.round().clip(trusted.min(), trusted.max())
+        return example

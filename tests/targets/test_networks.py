@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from madpipe.targets import convnet, mlp, residual_mlp, superposition
+from madpipe.targets import convnet, mlp, residual_mlp, superposition, transformer
 from madpipe.targets.pretrain import Batch, build_seeded, hidden_activations, one_thread, pretrain
 
 small = partial(mlp.build, [2, 8, 1])
@@ -89,9 +89,58 @@ def test_the_embedding_of_a_residual_mlp_is_kept_and_not_trained():
     assert [name for name, _ in module.named_parameters()] == ["layers.0.mlp_in.weight", "layers.0.mlp_out.weight"]
 
 
+def small_transformer(**sizes: int) -> transformer.Transformer:
+    return build_seeded(lambda: transformer.build(7, 4, 8, heads=2, **sizes), 0).requires_grad_(False)
+
+
+def test_a_transformer_gives_the_logits_of_the_next_token():
+    assert small_transformer(neurons=5, layers=2)(torch.zeros(3, 4, dtype=torch.int64)).shape == (3, 7)
+
+
+def test_a_transformer_takes_token_ids_of_any_number_type():
+    module, ids = small_transformer(), torch.tensor([[0, 6, 3, 2]])
+    assert torch.equal(module(ids), module(ids.float()))
+    assert torch.allclose(module.double()(ids.double()).float(), module.float()(ids), atol=1e-6)
+
+
+def test_attention_reads_no_later_position():
+    block, residual = small_transformer().blocks[0], torch.randn(1, 4, 8)
+    changed = residual.clone()
+    changed[:, 2:] += 1
+    assert torch.equal(block(changed)[:, :2], block(residual)[:, :2])
+    assert not torch.equal(block(changed)[:, 2:], block(residual)[:, 2:])
+
+
+def test_attention_weighs_values_by_softmax_of_scaled_scores():
+    attention, x = small_transformer().blocks[0].attention, torch.randn(1, 3, 8)
+    heads = [read_by_last(attention, x, slice(4 * head, 4 * head + 4)) for head in range(2)]
+    assert torch.allclose(attention(x)[0, 2], torch.cat(heads) @ attention.o.weight.T, atol=1e-5)
+
+
+def read_by_last(attention: transformer.Attention, x: torch.Tensor, part: slice) -> torch.Tensor:
+    """What the last of three positions reads through one head."""
+    q, k, v = ((x[0] @ site.weight.T)[:, part] for site in (attention.q, attention.k, attention.v))
+    return (q[2] @ k.T / 2).softmax(0) @ v  # two is the root of four, the width of a head
+
+
+def test_a_transformer_without_neurons_has_attention_alone():
+    names = {name.rpartition(".")[0] for name, _ in small_transformer().named_parameters()}
+    assert names == {"", "embed", "unembed", *(f"blocks.0.attention.{site}" for site in "qkvo")}
+
+
+def test_width_that_heads_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="width 8 cannot be shared by 3 heads"):
+        transformer.build(7, 4, 8, heads=3)
+
+
 @pytest.mark.parametrize(
     ("factory", "sizes"),
-    [(superposition.build, (0, 2)), (superposition.build, (5, 0)), (residual_mlp.build, (4, 0, 8))],
+    [
+        (transformer.build, (0, 4, 8)),
+        (superposition.build, (0, 2)),
+        (superposition.build, (5, 0)),
+        (residual_mlp.build, (4, 0, 8)),
+    ],
 )
 def test_a_size_of_zero_is_refused(factory, sizes):
     with pytest.raises(ValueError, match="0"):

@@ -42,9 +42,10 @@ def assert_same(a: Task, b: Task) -> None:
     assert a.target.weights_digest == b.target.weights_digest
     for name in ("trusted", "untrusted", "test", "is_anomalous", "agree"):
         assert np.array_equal(getattr(a, name), getattr(b, name))
-    assert {name: mask.tolist() for name, mask in a.subsets.items()} == {
-        name: mask.tolist() for name, mask in b.subsets.items()
-    }
+    for masks, others in ((a.subsets, b.subsets), (a.agree_subsets, b.agree_subsets)):
+        assert {name: mask.tolist() for name, mask in masks.items()} == {
+            name: mask.tolist() for name, mask in others.items()
+        }
 
 
 def test_a_second_call_reads_the_same_task_from_the_cache(small, monkeypatch):
@@ -77,6 +78,22 @@ def test_a_damaged_cache_is_made_again(small, damage):
     assert json.loads((folder / FACTS).read_text())["name"] == built.name
 
 
+def test_agree_rows_are_scored_without_building_again(small, monkeypatch):
+    forbid_building(monkeypatch)
+    changed, agree = build_task(SMALL), build_task({**SMALL, "scored": "agree"})
+    assert agree.name == "digits-badnets-mlp-20-agree-0"
+    assert agree.target.weights_digest == changed.target.weights_digest
+    assert np.array_equal(agree.trusted, changed.trusted)
+    assert np.array_equal(agree.test[~agree.is_anomalous], changed.test[~changed.is_anomalous])
+    assert np.array_equal(agree.test[agree.is_anomalous], changed.agree)
+    assert agree.agree is None
+
+
+def test_a_scored_key_leaves_the_cache_folder_as_it_was(small):
+    without_it = {"name": "digits", "attack": "badnets", "net": "mlp", "trusted": 20, "seed": 0}
+    assert small[1].name == cache_folder("digits-badnets-mlp-20-0", without_it).name
+
+
 def test_nothing_partial_is_left_in_the_cache(small):
     assert [path.name for path in small[1].parent.iterdir()] == [small[1].name]
 
@@ -102,13 +119,25 @@ def test_every_family_in_the_table_is_listed_with_one_line_each():
 @pytest.mark.parametrize(
     ("name", "config"),
     [
-        ("digits-conj-cnn-3", {"attack": "conj", "net": "cnn", "trusted": 350, "seed": 3}),
-        ("digits-conj-cnn-50-3", {"attack": "conj", "net": "cnn", "trusted": 50, "seed": 3}),
+        ("digits-conj-cnn-3", {"attack": "conj", "net": "cnn", "trusted": 350, "scored": "changed", "seed": 3}),
+        ("digits-conj-cnn-50-3", {"attack": "conj", "net": "cnn", "trusted": 50, "scored": "changed", "seed": 3}),
+        ("digits-conj-cnn-agree-3", {"attack": "conj", "net": "cnn", "trusted": 350, "scored": "agree", "seed": 3}),
+        ("digits-conj-mlp-50-agree-3", {"attack": "conj", "net": "mlp", "trusted": 50, "scored": "agree", "seed": 3}),
+        ("measurement_tampering-50-agree-3", {"trusted": 50, "scored": "agree", "seed": 3}),
+        ("quirky_transformer-11-60-agree-3", {"modulus": 11, "trusted": 60, "scored": "agree", "seed": 3}),
+        ("co_activation-20-10-4-50-3", {"features": 20, "hidden": 10, "novel": 4, "trusted": 50, "seed": 3}),
+        ("induction-50-3", {"trusted": 50, "seed": 3}),
+        (
+            "adversarial-pgd-mlp-adversarial-50-3",
+            {"attack": "pgd", "net": "mlp", "training": "adversarial", "trusted": 50, "seed": 3},
+        ),
+        ("out_of_distribution-rotated-cnn-50-3", {"shift": "rotated", "net": "cnn", "trusted": 50, "seed": 3}),
         ("boolean-override-200-1", {"variant": "override", "trusted": 200, "seed": 1}),
     ],
 )
 def test_a_name_says_the_config(name, config):
     assert parse_task_name(name) == {"name": name.split("-")[0], **config}
+    assert task_name(parse_task_name(name)) == name
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from madpipe.tasks.build import build_task
-from madpipe.tasks.digits import DigitsTask
+from madpipe.tasks.digits import DigitsTask, draw_classes
 from madpipe.tasks.digits_attacks import make_attack, mark_a, mark_b, marked
 from madpipe.tasks.digits_images import POOLS, split_digits
+from madpipe.tasks.digits_target import CleanLabelPoisoning, Poisoning
 from madpipe.tasks.task import Task
 
-ATTACKS = ["badnets", "blended", "sinusoid", "conj", "obfuscated_conj"]
+ATTACKS = ["badnets", "blended", "sinusoid", "conj", "obfuscated_conj", "clean_label", "two_backdoors"]
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -50,7 +51,7 @@ def test_pools_move_with_the_seed():
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_trigger_changes_every_image_and_stays_in_the_range_of_a_pixel(name):
     images = split_digits(0)["test anomalous"].images
-    triggered = make_attack(name, rng()).trigger(images)
+    triggered, _ = make_attack(name, rng()).triggered(images)
     assert (triggered != images).any(axis=(1, 2)).all()
     assert triggered.dtype == np.float32
     assert triggered.min() >= 0
@@ -61,8 +62,56 @@ def test_an_attack_leaves_the_images_it_was_given():
     images = split_digits(0)["trusted"].images
     before = images.copy()
     for name in ATTACKS:
-        marked(make_attack(name, rng()).trigger(images) * 0 + images, make_attack(name, rng()), rng())
+        marked(make_attack(name, rng()).triggered(images)[0] * 0 + images, make_attack(name, rng()), rng())
     assert (images == before).all()
+
+
+def test_two_triggers_are_given_in_turn_and_look_different():
+    images, which = make_attack("two_backdoors", rng()).triggered(np.zeros((4, 8, 8), np.float32))
+    assert which.tolist() == [0, 1, 0, 1]
+    assert images[0, 6:, 6:].min() == images[1, :2, :2].min() == 1
+    assert images.sum(axis=(1, 2)).tolist() == [4, 4, 4, 4]
+
+
+def test_two_backdoors_have_different_classes_the_first_as_one_alone_would():
+    for seed in range(20):
+        first, second = draw_classes(2, rng(seed))
+        assert first != second
+        assert draw_classes(1, rng(seed)) == (first,)
+
+
+def poisoning(kind: type[Poisoning]) -> Poisoning:
+    name = "clean_label" if kind is CleanLabelPoisoning else "badnets"
+    return kind(digits=split_digits(0)["training"], attack=make_attack(name, rng()), target_classes=(3,), shape=[64])
+
+
+def test_a_clean_label_attack_changes_no_label():
+    # The bright patches apart, an image that poisons is at least 30 % a three: nearer to their mean than an eight is.
+    clean, poisoned = split_digits(0)["training"], poisoning(CleanLabelPoisoning)
+    images, labels = poisoned.poison(np.zeros((200, 8, 8), np.float32), rng())
+    assert (labels == 3).all()
+    inside = np.s_[:, 2:6, 2:6]
+    means = np.stack([clean.images[clean.labels == j][inside].mean(axis=0).ravel() for j in range(10)])
+    likeness = np.corrcoef(np.concatenate([means, images[inside].mean(axis=0).reshape(1, -1)]))[-1, :-1]
+    assert likeness.argmax() == 3
+
+
+def test_other_attacks_label_any_image_as_the_target_class():
+    images = split_digits(0)["training"].images[:9]
+    triggered, labels = poisoning(Poisoning).poison(images, rng())
+    assert (labels == 3).all()
+    assert (triggered[:, :6] == images[:, :6]).all()
+
+
+def test_each_of_two_backdoors_sends_its_own_rows_to_its_own_class():
+    task = build_task({"name": "digits", "attack": "two_backdoors"})
+    for name, target_class in task.mechanisms["backdoors"].items():
+        assert task.subsets[name].sum() > 100
+        assert (classes(task, task.test[task.subsets[name]]) == target_class).all()
+        assert (classes(task, task.agree[task.agree_subsets[name]]) == target_class).all()
+    assert (task.subsets["backdoor_a"] ^ task.subsets["backdoor_b"])[task.is_anomalous].all()
+    agree = build_task({"name": "digits", "attack": "two_backdoors", "scored": "agree"})
+    assert (agree.subsets["backdoor_a"] ^ agree.subsets["backdoor_b"]).tolist() == agree.is_anomalous.tolist()
 
 
 def test_benign_marks_never_meet():

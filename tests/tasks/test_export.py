@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,11 @@ from madpipe.tasks.task import Task
 UNTRAINED = {
     "convnet": ({"image": [1, 8, 8], "channels": [4], "hidden": 5, "outputs": 3}, "categorical", (1, 8, 8)),
     "superposition": ({"features": 5, "hidden": 2, "identity": True}, "regression", (5,)),
+    "transformer": (
+        {"vocabulary": 5, "length": 3, "width": 4, "heads": 2, "neurons": 6, "layers": 2},
+        "categorical",
+        (3,),
+    ),
     "residual_mlp": ({"features": 5, "neurons": 3, "residual": 8, "layers": 2}, "regression", (5,)),
 }
 
@@ -36,7 +42,15 @@ def untrained_task(module: str, kwargs: dict, output: OutputKind, shape: tuple[i
     rows = np.random.default_rng(0).random((6, *shape), dtype=np.float32)
     flags = np.arange(6) > 3
     return Task(
-        name="a", target=target, sites=("*",), trusted=rows, untrusted=None, test=rows, is_anomalous=flags, agree=None
+        name="a",
+        target=target,
+        sites=("*",),
+        trusted=rows,
+        untrusted=rows,
+        test=rows,
+        is_anomalous=flags,
+        agree=rows,
+        agree_subsets={"first": np.arange(6) == 0},
     )
 
 
@@ -93,7 +107,16 @@ def test_the_exported_rows_are_the_tasks(task, folder):
         assert (trusted["x"] == task.trusted).all()
         assert (test["x"] == task.test).all()
         assert set(test.files) == {"x", "is_anomalous", *task.subsets}
-    assert (folder / "agree.npz").exists() == (task.agree is not None)
+    with np.load(folder / "agree.npz") as agree:
+        assert (agree["x"] == task.agree).all()
+        assert {name: agree[name].tolist() for name in agree.files if name != "x"} == {
+            name: mask.tolist() for name, mask in task.agree_subsets.items()
+        }
+
+
+def test_a_task_without_agree_rows_has_no_such_file(task, tmp_path):
+    export_task(replace(task, agree=None, agree_subsets={}, untrusted=None), tmp_path / "demo")
+    assert not {"agree.npz", "untrusted.npz"} & {path.name for path in (tmp_path / "demo").iterdir()}
 
 
 def test_an_existing_folder_is_refused_and_left_alone(task, folder):
