@@ -248,3 +248,41 @@ def decomposed(once: Callable[..., Path], write_own_model: Callable[..., Path]) 
 
     folder = once("decomposed", decompose_it)
     return Decomposed(folder, folder / "it")
+
+
+@pytest.fixture(scope="session")
+def benchmark_cell() -> Callable[..., dict[str, Any]]:
+    """`benchmark_cell("task", seed, auroc=0.9, controls={"trusted_copy_kl": 0.8})`: a cell's document, made up."""
+
+    def metrics(auroc: float, normal: int = 100, flagged: tuple[int, int] = (1, 5)) -> dict[str, Any]:
+        rates = {"average_precision": auroc, "tpr_at_1": auroc / 2, "tpr_at_5": auroc, "recall_at_nominal_1": 0.5}
+        rates |= {"fpr_at_nominal_1": flagged[0] / normal, "fpr_at_nominal_5": flagged[1] / normal}
+        counts = {"all": {"rows": normal, "1": flagged[0], "5": flagged[1]}}
+        return {"auroc": auroc, **rates, "false_positives": counts}
+
+    def control(name: str, auroc: float) -> dict[str, Any]:
+        patterns = {"union_of_controls": "union", "que": "activations"}.get(name, name.rpartition("_")[0])
+        return metrics(auroc) | {"patterns": patterns, "offline": name == "que", "passes": 2.0}
+
+    def make(
+        task: str = "task",
+        seed: int = 0,
+        pipeline: str = "default",
+        *,
+        auroc: float = 0.9,
+        controls: dict[str, float] | None = None,
+        agree: float | None = None,
+        crossed: bool = False,
+        flagged: tuple[int, int] = (1, 5),
+    ) -> dict[str, Any]:
+        default = metrics(auroc, flagged=flagged) | {"auroc_interval": [auroc - 0.1, auroc + 0.05]}
+        others = {name: control(name, value) for name, value in (controls or {}).items()}
+        members = {"surprise": metrics(0.7)}
+        if agree is not None:
+            for judged in (default, *members.values(), *others.values()):
+                judged["agree"] = metrics(agree) | {"rows": 10}
+        cost = {"fit_seconds": 2.0, "fit_process_seconds": 1.0, "wall_ratio": 20.0, "evaluations": 9.0}
+        judged = {"default": default, "members": members, "cost": cost, "crossed": crossed, "calibration_size": 199}
+        return {"task": task, "seed": seed, "pipeline": pipeline, **judged} | ({"controls": others} if others else {})
+
+    return make

@@ -7,15 +7,27 @@ import yaml
 
 from madpipe.config.loading import load_config
 from madpipe.config.resolving import resolved
+from madpipe.config.suite import load_suite
 from madpipe.tasks.build import build_task
+from madpipe.workflows.benchmark_plan import cells_of
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs" / "fit").rglob("*.yaml"))
+SUITES = sorted((ROOT / "configs" / "suite").rglob("*.yaml"))
 
 
 def test_there_are_configs():
     assert {"own_model.yaml", "digits_conj_cnn.yaml"} <= {path.name for path in CONFIGS}
-    assert not [path for path in (ROOT / "configs").rglob("*") if path.is_file() and path.suffix != ".yaml"]
+    assert {path.stem for path in SUITES} == {"small", "boolean", "digits", "other", "patterns"}
+    assert sorted(path for path in (ROOT / "configs").rglob("*") if path.is_file()) == sorted(CONFIGS + SUITES)
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_a_suite_is_valid_and_names_itself_and_the_command_that_runs_it(path):
+    suite = load_suite(path)
+    assert suite.name == path.stem
+    assert f"madpipe benchmark {path.relative_to(ROOT)}" in path.read_text()
+    assert len(cells_of(suite)) >= len(suite.tasks) * len(suite.seeds) * (len(suite.pipelines) + suite.controls)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -17,6 +17,7 @@ COMMANDS = {
     "score": "madpipe.cli.score:score",
     "evaluate": "madpipe.cli.evaluate:evaluate",
     "recalibrate": "madpipe.cli.recalibrate:recalibrate",
+    "benchmark": "madpipe.cli.benchmark:benchmark",
     "tasks": "madpipe.cli.tasks:tasks",
     "config": "madpipe.cli.config:config",
     "ui": "madpipe.cli.ui:ui",

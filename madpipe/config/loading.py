@@ -70,8 +70,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> PipelineConf
     return config
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, of plain JSON values, with anchors written out."""
+def read_document(path: Path, needed: str = "'target' and 'data', or 'task'") -> dict[str, Any]:
+    """The mapping in a YAML file, of plain JSON values, with anchors written out; `needed`: its keys, for an error."""
     if not path.is_file():
         raise MissingFileError(f"no config file '{path}'. Give the path of a .yaml file.")
     try:
@@ -79,7 +79,7 @@ def read_document(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8.") from None
     if document is None:
-        raise ConfigError(f"{path}: the file is empty. It needs 'target' and 'data', or 'task'.")
+        raise ConfigError(f"{path}: the file is empty. It needs {needed}.")
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a mapping of sections (key: value) is needed, not a {type(document).__name__}.")
     return document

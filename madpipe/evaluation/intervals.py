@@ -1,10 +1,14 @@
 """How far a number may lie from what it estimates: resampling for AUROC, an exact law for a realised rate."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import betabinom
 
 from madpipe.errors import ConfigError, TooFewRowsError
+
+FEWEST_SEEDS = 3  # of two values a bootstrap knows three means
 
 
 def rejected_ranks(alpha: float, calibration_size: int) -> int:
@@ -59,6 +63,23 @@ def auroc_interval(
     ]
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def mean_interval(
+    groups: Sequence[Sequence[float]], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of the mean of the groups' means, values (seeds of a task) resampled within each.
+
+    It covers the seeds and not the choice of groups. None where a group has fewer than FEWEST_SEEDS values. With so few
+    values it is hardly narrower than from the smallest to the largest. Efron and Tibshirani (1993), chapter 13.
+    """
+    if not groups or min(len(group) for group in groups) < FEWEST_SEEDS:
+        return None
+    generator = np.random.default_rng(seed)
+    means = [generator.choice(np.asarray(group), (resamples, len(group))).mean(axis=1) for group in groups]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.mean(means, axis=0), [tail, 1 - tail])
     return float(low), float(high)
 
 

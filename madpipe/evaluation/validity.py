@@ -21,14 +21,20 @@ class PooledRate:
     """The realised false-positive rate over several runs, and what honest split-conformal p-values would have shown.
 
     interval: central 95 %. excess_p_value: the chance of at least this many false positives under honest p-values;
-    small speaks for p-values that are too small.
+    small speaks for p-values that are too small. deficit_p_value: that of at most this many.
     """
 
     nominal: float
     realised: float
     interval: tuple[float, float]
     excess_p_value: float
+    deficit_p_value: float
     test_size: int
+
+    @property
+    def two_sided_p_value(self) -> float:
+        """Twice the smaller tail, at most 1."""
+        return min(1.0, 2 * min(self.excess_p_value, self.deficit_p_value))
 
     @property
     def within(self) -> bool:
@@ -38,20 +44,30 @@ class PooledRate:
 def pooled_rate(
     normal_p_values: Sequence[ArrayLike], calibration_sizes: Sequence[int], alpha: float, confidence: float = 0.95
 ) -> PooledRate:
-    """Pool runs (seeds) that share neither calibration nor test rows: false positives over normal test inputs.
-
-    normal_p_values: one array per run, p-values of normal test inputs alone. Under honesty the number of false
-    positives of a run with n calibration and m test rows is BetaBinomial(m, l, n + 1 - l), l = floor(alpha (n + 1));
-    the law of the sum is their convolution. Not for cross-fit p-values, whose bound is 2 alpha. Runs that share rows
-    vary together: the interval is then too narrow.
-    """
+    """`pooled_counts` of p-values of normal test inputs alone, one array per run."""
     runs = [np.asarray(p, dtype=np.float64) for p in normal_p_values]
     assert len(runs) == len(calibration_sizes), (len(runs), len(calibration_sizes))
-    test_size = sum(len(p) for p in runs)
+    counts = [int((p <= alpha).sum()) for p in runs]
+    return pooled_counts(counts, [len(p) for p in runs], calibration_sizes, alpha, confidence)
+
+
+def pooled_counts(
+    false_positives: Sequence[int],
+    test_sizes: Sequence[int],
+    calibration_sizes: Sequence[int],
+    alpha: float,
+    confidence: float = 0.95,
+) -> PooledRate:
+    """Pool runs (seeds) that share neither calibration nor test rows: false positives among normal test inputs.
+
+    Under honesty the number of false positives of a run with n calibration and m test rows is
+    BetaBinomial(m, l, n + 1 - l), l = floor(alpha (n + 1)); the law of the sum is their convolution. Not for cross-fit
+    p-values, whose bound is 2 alpha. Runs that share rows vary together: the interval is then too narrow.
+    """
+    test_size, count = sum(test_sizes), sum(false_positives)
     if test_size == 0:
         raise TooFewRowsError("no normal test inputs to judge p-values by")
-    count = sum(int((p <= alpha).sum()) for p in runs)
-    laws = [false_positive_law(alpha, n, len(p)) for p, n in zip(runs, calibration_sizes, strict=True)]
+    laws = [false_positive_law(alpha, n, m) for m, n in zip(test_sizes, calibration_sizes, strict=True)]
     law = np.maximum(reduce(convolve, laws), 0.0)
     below = np.cumsum(law / law.sum())
     tail = (1 - confidence) / 2
@@ -61,6 +77,7 @@ def pooled_rate(
         realised=count / test_size,
         interval=(float(low) / test_size, float(high) / test_size),
         excess_p_value=float(min(1.0, max(0.0, 1.0 - below[count - 1]))) if count else 1.0,
+        deficit_p_value=float(min(1.0, below[count])),
         test_size=test_size,
     )
 

@@ -1,6 +1,7 @@
 """Runs in an MLflow store: params, metrics, data and lineage, owned by madpipe from start to end.
 
-Runs that people compare are flat, and linked by tags and model inputs; nothing is nested and nothing logs itself.
+Runs that people compare are flat, and linked by tags and model inputs; only the cells of a benchmark are nested, under
+the run of their suite. Nothing logs itself.
 """
 
 import getpass
@@ -27,7 +28,7 @@ from madpipe.tracking.interruption import sigterm_raises
 if TYPE_CHECKING:
     from madpipe.tracking.lightning_logger import RunLogger
 
-Kind = Literal["decomposition", "detector", "score", "evaluation"]
+Kind = Literal["decomposition", "detector", "score", "evaluation", "benchmark", "benchmark cell"]
 Scalar = str | int | float | bool | None
 
 _PARAM_CHARACTERS = 500  # a param is read in a table's cell; MLflow itself cuts silently at 6000

@@ -105,14 +105,8 @@ class DecompositionRecord:
         return f"models:/{run.model(DECOMPOSITION_NAME, self.shared_params(), folder)}"
 
     def shared_params(self) -> dict[str, Any]:
-        return {
-            "data.name": self.source.name,
-            "decomposition.method": self.decomposition["method"],
-            "decomposition.C": self.decomposition.get("components") or "auto",
-            "decomposition.steps": self.decomposition["steps"],
-            "decomposition.seeds": self.decomposition["seeds"],
-            "seed": self.settings["seed"],
-        }
+        params = decomposition_params(self.decomposition)
+        return {"data.name": self.source.name} | params | {"seed": self.settings["seed"]}
 
     def config_text(self) -> str:
         return yaml.safe_dump(dict(self.settings), sort_keys=False)
@@ -122,6 +116,16 @@ class DecompositionRecord:
         if len(lengths) > 1:
             values = {f"selection/description_length/seed{s}": length for s, length in enumerate(lengths)}
             run.metrics({"selection/seed": float(seed)} | values, step=fold)
+
+
+def decomposition_params(decomposition: Mapping[str, Any]) -> dict[str, Any]:
+    """What is logged of a method's own settings."""
+    return {
+        "decomposition.method": decomposition["method"],
+        "decomposition.C": decomposition.get("components") or "auto",
+        "decomposition.steps": decomposition["steps"],
+        "decomposition.seeds": decomposition["seeds"],
+    }
 
 
 def _metrics(group: str, assessment: Assessment) -> dict[str, float]:

@@ -71,7 +71,7 @@ def test_an_unknown_command_is_told_with_the_nearest_one(madpipe):
     assert ended.code == 2
     assert ended.err == (
         "madpipe: no command named 'scroe'. Did you mean 'score'?"
-        " Known: config, decompose, evaluate, fit, recalibrate, score, tasks, ui. Try 'madpipe --help'.\n"
+        " Known: benchmark, config, decompose, evaluate, fit, recalibrate, score, tasks, ui. Try 'madpipe --help'.\n"
     )
 
 

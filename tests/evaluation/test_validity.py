@@ -8,7 +8,7 @@ from scipy.stats import betabinom
 
 from madpipe.errors import TooFewRowsError
 from madpipe.evaluation.intervals import realised_rate_interval
-from madpipe.evaluation.validity import false_positive_law, holm, pooled_rate, uniformity
+from madpipe.evaluation.validity import false_positive_law, holm, pooled_counts, pooled_rate, uniformity
 
 
 def honest(generator: np.random.Generator, calibration: int, test: int) -> np.ndarray:
@@ -35,6 +35,19 @@ def test_the_law_sums_to_one_and_has_the_nominal_mean():
 def test_the_chance_of_an_excess_is_the_upper_tail():
     pooled = pooled_rate([np.r_[np.full(9, 0.01), np.ones(91)]], [99], 0.05)
     assert pooled.excess_p_value == pytest.approx(betabinom(100, 5, 95).sf(8))
+
+
+def test_the_chance_of_a_deficit_is_the_lower_tail_and_two_sides_are_twice_the_smaller_one():
+    pooled = pooled_counts([2], [100], [99], 0.05)
+    assert pooled.deficit_p_value == pytest.approx(betabinom(100, 5, 95).cdf(2))
+    assert pooled.two_sided_p_value == pytest.approx(2 * betabinom(100, 5, 95).cdf(2))
+    middle = pooled_counts([5], [100], [99], 0.05)
+    assert middle.two_sided_p_value == min(1.0, 2 * middle.deficit_p_value)
+
+
+def test_counts_pool_as_the_p_values_that_they_count_do():
+    p_values = [[0.01, 0.5, 0.5], [0.04]]
+    assert pooled_counts([1, 1], [3, 1], [99, 99], 0.05) == pooled_rate(p_values, [99, 99], 0.05)
 
 
 def test_no_false_positive_is_no_excess():
