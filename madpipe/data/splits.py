@@ -102,9 +102,11 @@ def _calibration_size(row_count: int, wanted: int | None) -> int:
 
 
 def _folds(order: Indices, folds: int) -> list[tuple[Indices, Indices]]:
-    """(the others, those held out) for each of `folds` parts of `order`."""
+    """(the others, those held out) for each of `folds` parts of `order`; the others begin with the part that follows,
+    so that what folds take from the beginning is not the same rows.
+    """
     parts = np.array_split(order, folds)
-    return [(np.concatenate([*parts[:k], *parts[k + 1 :]]), part) for k, part in enumerate(parts)]
+    return [(np.concatenate([*parts[k + 1 :], *parts[:k]]), part) for k, part in enumerate(parts)]
 
 
 def _split(others: Indices, calibration: Indices, validation: int) -> Split:

@@ -8,6 +8,7 @@ from madpipe.detectors.detector import Floats
 from madpipe.errors import NonFiniteError
 
 NORMAL_Q95 = 1.645  # the 95 % quantile of a standard normal: one unit of z is about one standard deviation
+LARGEST_Z = 1e150
 LARGEST_BLOCK = 2**22  # comparisons held at once
 
 
@@ -61,5 +62,6 @@ def _strangest(counts: NDArray[np.int64], z: Floats) -> tuple[NDArray[np.int64],
 def _standardised(reference: ArrayLike, scores: ArrayLike) -> Floats:
     median, upper = np.quantile(np.asarray(reference, dtype=np.float64), [0.5, 0.95], axis=1)[:, :, None]
     spread = upper - median
-    z = np.divide(NORMAL_Q95 * (np.asarray(scores) - median), spread, out=np.zeros(np.shape(scores)), where=spread > 0)
-    return round_significant(z)
+    from_median = np.clip(NORMAL_Q95 * (round_significant(scores) - median), -LARGEST_Z, LARGEST_Z)
+    z = np.divide(from_median, spread, out=np.zeros(np.shape(scores)), where=spread > 0)
+    return round_significant(np.clip(z, -LARGEST_Z, LARGEST_Z))

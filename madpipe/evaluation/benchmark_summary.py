@@ -161,7 +161,7 @@ def false_positive_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     doubts: dict[str, float] = {}
-    for group in by_task(cells):
+    for group in (group for group in by_task(cells) if _normal_rows(group)):
         for level, alpha in NOMINAL_RATES.items():
             row = {"task": group[0]["task"], "pipeline": group[0]["pipeline"], "nominal": alpha}
             pooled = _pooled(group, level, alpha)
@@ -179,6 +179,12 @@ def _crossed(group: Sequence[Cell]) -> bool:
     return any(cell["crossed"] for cell in group)
 
 
+def _normal_rows(group: Sequence[Cell]) -> int:
+    """How many normal test rows are like trusted ones; where none is, p-values promise nothing."""
+    counts = [cell["default"]["false_positives"] for cell in group]
+    return sum(count.get(LIKE_TRUSTED, count[ALL])["rows"] for count in counts)
+
+
 def _pooled(group: Sequence[Cell], level: str, alpha: float) -> Any:
     counts = [cell["default"]["false_positives"] for cell in group]
     chosen = [count.get(LIKE_TRUSTED, count[ALL]) for count in counts]
@@ -192,6 +198,8 @@ def subset_rates(group: Sequence[Cell]) -> dict[str, dict[str, float]]:
     for kind in dict.fromkeys(kind for cell in group for kind in cell["default"]["false_positives"]):
         found = [c["default"]["false_positives"][kind] for c in group if kind in c["default"]["false_positives"]]
         total = sum(count["rows"] for count in found)
+        if not total:
+            continue
         rates[kind] = {"rows": total} | {k: sum(count[k] for count in found) / total for k in NOMINAL_RATES}
     return rates
 

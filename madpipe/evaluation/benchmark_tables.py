@@ -58,7 +58,8 @@ OFFLINE_NOTE = "Controls that also learn from the task's unlabelled mix: AUROC /
 FALSE_POSITIVE_NOTE = (
     "Share of normal test inputs like trusted ones with p at or below the nominal rate, pooled over seeds, beside the "
     "95 % beta-binomial interval of honest p-values, and two-sided p-values, Holm-adjusted over the table. Cross-fit "
-    "pipelines (below 200 trusted rows) promise twice the nominal rate only."
+    "pipelines (below 200 trusted rows) promise twice the nominal rate only. Seeds of digits draw from one set of "
+    "images, so that their rates are not independent, as interval and p-value take them to be."
 )
 SUBSET_NOTE = "Share of each kind of normal test input with p <= 1 % and p <= 5 %, pooled over seeds."
 COST_NOTE = (

@@ -39,7 +39,7 @@ class TestRows:
         shifted = [kinds[name] for name in self.shifted if name in kinds]
         if shifted:
             kinds[LIKE_TRUSTED] = normal & ~np.any(shifted, axis=0)
-        return {name: mask for name, mask in kinds.items() if mask.any()}
+        return {name: mask for name, mask in kinds.items() if mask.any() or name == LIKE_TRUSTED}
 
 
 def task_metrics(score: ArrayLike, p_value: ArrayLike, rows: TestRows, calibration_size: int) -> dict[str, Any]:

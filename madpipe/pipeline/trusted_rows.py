@@ -28,9 +28,12 @@ class TrustedRows:
         """For a detector that is fitted once, where folds take turns at validation: no more rows are held back than
         `split_rows` would.
         """
-        kept = validation_size(len(self.fit) + len(self.validation) + len(self.calibration))
-        held_back, more = self.validation[:kept], self.validation[kept:]
-        return TrustedRows(np.concatenate([self.fit, more]), held_back, self.calibration)
+        count = len(self.validation)
+        kept = min(validation_size(len(self.fit) + count + len(self.calibration)), count)
+        held_back = np.zeros(count, dtype=bool)
+        held_back[np.arange(kept) * count // max(kept, 1)] = True  # evenly spaced: a user's file may be in some order
+        more = self.validation[~held_back]
+        return TrustedRows(np.concatenate([self.fit, more]), self.validation[held_back], self.calibration)
 
 
 def kept_rows(folder: Path) -> TrustedRows:

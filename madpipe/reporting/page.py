@@ -80,7 +80,7 @@ def drawing(figure: Figure, caption: str, label: str) -> str:
 
     `label` is told to those who do not see it, and keeps the names inside apart from those of other drawings.
     """
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "svg.id": None}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         written = StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = written.getvalue()

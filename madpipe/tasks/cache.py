@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 from madpipe.targets.load import Target, weights_digest
 from madpipe.tasks.task import Task
 
-FORMAT_VERSION = 3  # raise it with every change that moves a task's bits: older folders are then left unread
+FORMAT_VERSION = 4  # raise it with every change that moves a task's bits: older folders are then left unread
 ARRAYS, FACTS = "task.safetensors", "task.json"
 
 

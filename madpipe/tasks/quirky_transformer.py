@@ -114,6 +114,7 @@ class QuirkyTransformerTask:
     """
 
     name: ClassVar[str] = "quirky_transformer"
+    shifted_subsets: ClassVar[tuple[str, ...]] = ("hard_names",)
 
     class Config(BaseModel):
         """trusted: rows. The target depends on modulus and seed alone."""
@@ -202,7 +203,10 @@ def draw_task(
         untrusted=questions.tokens[stream(config.seed, "untrusted").permutation(np.concatenate([mixed, erring]))],
         test=questions.tokens[tested],
         is_anomalous=questions.bob[tested],
-        subsets={"near_miss": questions.carry[tested] & ~questions.bob[tested]},
+        subsets={
+            "near_miss": questions.carry[tested] & ~questions.bob[tested],
+            "hard_names": ~questions.bob[tested],  # every normal: trusted questions are easy, of other names
+        },
         agree=questions.tokens[held["agree"][right(module, questions, held["agree"])]],
         mechanisms=known_mechanisms(questions),
         facts={

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from madpipe.config.suite import Suite
-from madpipe.errors import MissingFileError, TrackingError
+from madpipe.errors import MissingFileError, TrackingError, UnknownNameError
 from madpipe.evaluation.benchmark_tables import Table
 from madpipe.tracking.runs import Store, open_store
 from madpipe.workflows.benchmark_plan import CELLS, Cell, cells_of
@@ -55,6 +55,9 @@ def benchmark(
     """
     started = time.monotonic()
     cells, failed, untracked = cells_of(suite), dict[str, str](), None
+    if not any(only in cell.name for cell in cells):
+        raise UnknownNameError(f"--only: no cell's name holds '{only}'; they are like {cells[0].name}.")
+    record: SuiteRecord | None = None
     with _alone_in(output):
         kept = {cell.name: document for cell in cells if (document := cell.read(output)) is not None}
         made: dict[str, Any] = {}
@@ -80,7 +83,7 @@ def benchmark(
         kept=len(kept),
         failed=failed,
         missing=[cell.name for cell in cells if cell.name not in kept | made | failed],
-        run_id=record.run.id if store and record.run else None,
+        run_id=record.run.id if record and record.run else None,
         untracked=untracked,
         seconds=time.monotonic() - started,
     )

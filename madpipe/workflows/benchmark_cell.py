@@ -41,7 +41,7 @@ def run_cell(job: Mapping[str, Any]) -> dict[str, Any]:
     """The cell's document. `job`: `config` (resolved), `pipeline` (None for controls), `offline`, `scratch`."""
     config = PipelineConfig.model_validate(job["config"])
     scratch = Path(job["scratch"])
-    with _one_builds(scratch.parent):
+    with _one_builds(scratch.parent / f"building-{job['task']}-{job['seed']}.lock"):
         task = build_task(job["config"]["task"])
     x, rows = _test_rows(config, task)
     if job["pipeline"] is None:
@@ -93,9 +93,9 @@ def _test_rows(config: PipelineConfig, task: Task) -> tuple[NDArray[np.float32],
 
 
 @contextmanager
-def _one_builds(folder: Path) -> Iterator[None]:
+def _one_builds(path: Path) -> Iterator[None]:
     """Of several cells that need one task, one trains its target and the others read it from the cache."""
-    with (folder / "building.lock").open("w") as lock:
+    with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -108,3 +108,9 @@ def test_a_senseless_number_of_folds_is_refused(folds):
 def test_an_empty_part_cannot_be_asked_for():
     with pytest.raises(ConfigError, match="at least one row"):
         split_rows(300, seed=0, validation_rows=0)
+
+
+@given(row_count=st.integers(40, 400), folds=st.integers(2, 5), seed=st.integers(0, 1000))
+def test_folds_that_take_turns_at_calibration_validate_on_rows_of_their_own(row_count, folds, seed):
+    validated = np.concatenate([split.validation for split in fold_rows(row_count, folds, seed)])
+    assert len(np.unique(validated)) == len(validated)

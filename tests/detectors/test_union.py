@@ -85,3 +85,12 @@ def test_a_score_that_is_nan_is_refused():
     calibration[0, 3] = np.nan
     with pytest.raises(NonFiniteError, match="NaN"):
         union_of_scores(draw(2, 20, 1), calibration, draw(2, 5, 2))
+
+
+def test_an_infinite_score_is_as_good_as_any_other_large_one():
+    rng = np.random.default_rng(0)
+    reference, ranked, new = rng.normal(size=(2, 30)), rng.normal(size=(2, 99)), rng.normal(size=(2, 3))
+    new[0, 0] = np.inf
+    scores, p_values = union_of_scores(reference, ranked, new)
+    assert np.isfinite(scores).all()
+    assert p_values[0] <= 2 / 100

@@ -101,3 +101,10 @@ def test_the_summary_is_json_and_its_tables_are_markdown(benchmark_cell):
     text = markdown("title", tables(summary))
     assert "| task | default | 1 | 0.900 / 0.45 | 0.900 / 0.45 | 0.50 | 0.800 / 0.40 |" in text
     assert "| apd | pipeline | 1 | 0.800 |" in text
+
+
+def test_a_task_without_normal_rows_like_trusted_ones_has_no_false_positive_rates(benchmark_cell):
+    promised, shifted = benchmark_cell(), benchmark_cell(task="all new")
+    shifted["default"]["false_positives"]["like_trusted"] = {"rows": 0, "1": 0, "5": 0}
+    rows = summarise([promised, shifted])["false_positives"]
+    assert {row["task"] for row in rows} == {"task"}

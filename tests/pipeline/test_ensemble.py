@@ -37,7 +37,8 @@ def test_the_target_runs_twice_a_batch_however_many_folds_there_are(pipeline, x,
         lambda rows, run=pipeline.method.model.target.forward: calls.append(len(rows)) or run(rows),
     )
     pipeline.score(x.float().numpy())
-    assert calls == [40, 40 * len(pipeline.ensemble.folds)]
+    instances = sum(fold.observer.method.model.instances for fold in pipeline.ensemble.folds)
+    assert calls == [40, 40 * instances]
 
 
 def test_the_score_is_the_combiners_of_member_scores_averaged_over_folds(pipeline, x):
@@ -82,7 +83,8 @@ def test_cross_fitted_each_row_is_ranked_by_the_fold_that_has_not_seen_it(cross_
 
 
 def test_a_detector_that_is_fitted_once_gets_the_rows_that_folds_validate_on():
-    rows = TrustedRows(*(np.full((n, 1), n, dtype=np.float32) for n in (600, 200, 200)))
+    rows = TrustedRows(*(np.arange(n, dtype=np.float32)[:, None] for n in (600, 200, 200)))
     alone = rows.for_one_fit()
+    assert np.array_equal(alone.validation[:, 0], np.arange(0, 200, 2))  # evenly spaced, whatever the rows' order
     assert (len(alone.fit), len(alone.validation), len(alone.calibration)) == (700, 100, 200)
     assert alone.for_one_fit().fit.shape == alone.fit.shape

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 import madpipe
 from madpipe.config.suite import load_suite
-from madpipe.errors import MissingFileError
+from madpipe.errors import MissingFileError, UnknownNameError
 from madpipe.workflows.benchmark import BenchmarkResult, benchmark
 from madpipe.workflows.benchmark_plan import cells_of
 
@@ -215,3 +215,10 @@ def test_a_second_benchmark_in_the_same_folder_is_refused(suite, tmp_path):
 
     with _alone_in(tmp_path / "out"), pytest.raises(MissingFileError, match="another benchmark works in"):
         benchmark(suite, output=tmp_path / "out", report_only=True, report=lambda line: None)
+
+
+def test_text_that_no_cell_holds_is_refused(tmp_path):
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    suite = load_suite(tmp_path / "suite.yaml")
+    with pytest.raises(UnknownNameError, match="no cell's name holds 'cnn'; they are like digits-conj-mlp-0.first"):
+        benchmark(suite, output=tmp_path / "out", only="cnn", report=print)

@@ -114,8 +114,8 @@ def test_single_precision_scores_nearly_the_same(folder, own_rows):
     assert pipeline.facts["precision"] == "float32"
     x = own_rows(40, 9)
     whole, alone = pipeline.score(x), [pipeline.score(x[i : i + 1]) for i in range(len(x))]
-    # Float32 itself holds 7 digits, and a score near 0 is a difference of larger numbers: law 3 is kept in float64.
-    assert np.concatenate([one.anomaly_score for one in alone]) == pytest.approx(whole.anomaly_score, abs=1e-4)
+    # Float32 itself holds 7 digits, and residuals are differences of larger numbers: law 3 is kept in float64.
+    assert np.concatenate([one.anomaly_score for one in alone]) == pytest.approx(whole.anomaly_score, abs=1e-3)
     assert np.concatenate([one.p_value for one in alone]) == pytest.approx(whole.p_value, abs=1.01 / 100)
 
 
