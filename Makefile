@@ -41,8 +41,8 @@ bench: setup ## Run every benchmark in benchmarks/
 
 demo: setup ## Fit, score and evaluate a backdoored digits network; results in demo/
 	mkdir -p demo
-	$(PYTHON_IN_VENV) -m madpipe fit configs/fit/digits_conj_cnn.yaml -o demo/pipeline --overwrite
-	$(PYTHON_IN_VENV) -m madpipe tasks export digits-conj-cnn-0 demo/task --overwrite
+	$(PYTHON_IN_VENV) -m madpipe fit configs/fit/digits_conj_mlp.yaml -o demo/pipeline --overwrite
+	$(PYTHON_IN_VENV) -m madpipe tasks export digits-conj-mlp-0 demo/task --overwrite
 	$(PYTHON_IN_VENV) -m madpipe score --pipeline demo/pipeline demo/task/test.npz -o demo/scores.parquet
 	$(PYTHON_IN_VENV) -m madpipe evaluate --pipeline demo/pipeline demo/task/test.npz --label is_anomalous --controls --figure demo/evaluation.png
 
