@@ -4,6 +4,8 @@ import numpy as np
 
 from madpipe.detectors.detector import Floats
 
+NORMAL_Q95 = 1.645  # the 95 % quantile of a standard normal: one unit of z is about one standard deviation
+
 
 def column_scales(X: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each column of [n, F], shapes (F,); never a zero to divide by.

@@ -3,8 +3,8 @@
 import numpy as np
 
 from madpipe.detectors.detector import Detector, Floats
+from madpipe.detectors.scaling import NORMAL_Q95
 
-NORMAL_Q95 = 1.645  # the 95 % quantile of a standard normal: one unit of z is about one standard deviation
 SMALLEST_MEDIAN = 1e-12
 SMALLEST_SPREAD = (
     1e-3  # in log units: a statistic constant on trusted rows speaks once it moves by a tenth of a per cent

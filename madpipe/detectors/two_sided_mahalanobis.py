@@ -6,9 +6,9 @@ import numpy as np
 
 from madpipe.detectors.detector import Floats
 from madpipe.detectors.mahalanobis import MahalanobisDetector
+from madpipe.detectors.scaling import NORMAL_Q95
 from madpipe.detectors.sites import SiteDetector
 
-NORMAL_Q95 = 1.645  # the 95 % quantile of a standard normal: one unit of z is about one standard deviation
 SMALLEST_DISTANCE, SMALLEST_SPREAD = 1e-9, 1e-3
 
 

@@ -5,9 +5,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from madpipe.detectors.conformal import round_significant
 from madpipe.detectors.detector import Floats
+from madpipe.detectors.scaling import NORMAL_Q95
 from madpipe.errors import NonFiniteError
 
-NORMAL_Q95 = 1.645  # the 95 % quantile of a standard normal: one unit of z is about one standard deviation
 LARGEST_Z = 1e150
 LARGEST_BLOCK = 2**22  # comparisons held at once
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from pydantic import field_validator
-from torch import Tensor, nn
+from torch import Tensor
 
+from madpipe.decomposition.statistics import takes_token_ids
 from madpipe.errors import ConfigError
 from madpipe.patterns.extractor import Extractor, ExtractorConfig
 from madpipe.patterns.observation import Observation
@@ -45,7 +46,7 @@ class Strip(Extractor):
         return 1.0 + self.config.partners
 
     def refusal(self) -> str:
-        if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in self.method.model.target.modules()):
+        if takes_token_ids(self.method.model.target):
             return "the target looks its inputs up in an embedding, and token ids cannot be blended"
         return ""
 

@@ -4,7 +4,7 @@ Each fold's decomposition was trained without one part of the trusted rows. What
 features is honest, so detectors and the combiner learn their scales from these parts together.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,9 @@ class Ensemble:
         """Rank against the rows of every part [n_k, ...] from now on, each scored by the fold that has not seen it."""
         combined: list[Floats] = []
         members: dict[str, list[Floats]] = {name: [] for name in self.member_names}
-        for k, (fold, x) in enumerate(zip(self.folds, parts, strict=True)):
+        for fold, x in zip(self.folds, parts, strict=True):
             own = _stacked(fold.member_scores(seen) for seen in fold.observer.batches(x, batch_size))
-            combined.append(combined_scores(self.combiner, self.folds[k].members, own))
+            combined.append(combined_scores(self.combiner, fold.members, own))
             for name, scores in own.items():
                 members[name].append(scores)
         self.calibration = Calibration(combined, members)
@@ -111,7 +111,10 @@ def fit_ensemble(methods: Sequence[Method], config: Mapping[str, Any], x: Tensor
     """Fit members and the combiner on settled decompositions, one for each split of x [N, ...], and calibrate."""
     size, observers = config["scoring"]["batch_size"], [Observer(method) for method in methods]
     fit, validation = (
-        [list(observer.batches(_rows(x, getattr(split, part)), size)) for observer, split in _pairs(observers, splits)]
+        [
+            list(observer.batches(_rows(x, getattr(split, part)), size))
+            for observer, split in zip(observers, splits, strict=True)
+        ]
         for part in ("fit", "validation")
     )
     extractors = [build_extractors(config["patterns"], method, config["seed"]) for method in methods]
@@ -157,10 +160,6 @@ def load_ensemble(folder: Path, folds: Sequence[Fold], crossed: bool) -> Ensembl
 
 def _rows(x: Tensor, indices: NDArray[np.int64]) -> Tensor:
     return x[torch.from_numpy(indices)]
-
-
-def _pairs(observers: Sequence[Observer], splits: Sequence[Split]) -> Iterator[tuple[Observer, Split]]:
-    return zip(observers, splits, strict=True)
 
 
 def _stacked(batches: Iterable[Mapping[str, Floats]]) -> MemberScores:

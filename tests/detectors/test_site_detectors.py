@@ -190,3 +190,7 @@ def test_sites_weigh_alike_whatever_their_width():
 
 def test_patterns_and_detectors_call_the_class_column_alike():
     assert pattern.PREDICTED_CLASS == PREDICTED_CLASS
+
+
+def test_the_column_of_the_predicted_class_is_called_alike_on_both_sides_of_the_waist():
+    assert pattern.PREDICTED_CLASS == PREDICTED_CLASS
