@@ -422,7 +422,7 @@ def test_an_unknown_plugin_is_named_with_its_key_and_the_nearest_one(complaint, 
         (TASK + "decomposition: [1]\n", "decomposition: a section is needed here, not [1]."),
         (
             TASK + "scoring: {precision: float}\n",
-            "scoring.precision: should be 'float64' or 'float32', and is 'float'.",
+            "scoring.precision: should be 'auto', 'float64' or 'float32', and is 'float'.",
         ),
         (TASK + "scoring: {batch_size: 0}\n", "scoring.batch_size: should be greater than or equal to 1, and is 0."),
         (

@@ -126,10 +126,13 @@ class CalibrationConfig(Section):
 
 
 class ScoringConfig(Section):
-    """`top`: how many parts are named for each input. `view`: whether these are subcomponents or components."""
+    """`top`: how many parts are named for each input. `view`: whether these are subcomponents or components.
+
+    precision: `auto` is float32 for targets of 100,000 parameters or more, where arithmetic is what scoring costs.
+    """
 
     batch_size: Count = 1024
-    precision: Literal["float64", "float32"] = "float64"
+    precision: Literal["auto", "float64", "float32"] = "auto"
     top: Annotated[int, Field(ge=0)] = 3
     view: Literal["subcomponents", "components"] = "subcomponents"
 

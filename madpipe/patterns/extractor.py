@@ -46,6 +46,11 @@ class Extractor(ABC):
     def extract(self, observation: Observation) -> Patterns:
         """Features [B, F] in the order of the batch."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether folds may share it: it learns nothing but scales, and reads no passes but clean and `alive` ones."""
+        return False
+
     def refusal(self) -> str:
         """Why this target cannot be read in this way, as the end of an error; empty where it can."""
         return ""

@@ -65,11 +65,12 @@ class Involvement:
         components = view.labels[self.method.model.sites[index].name][slots].tolist()
         return [f"{view.names[n]}@{view.spans[n]}" for n in components]
 
-    def sizes(self, observation: Observation) -> Tensor:
-        """Of alive slots and the weight delta at each site, [B, n], non-negative."""
+    def sizes(self, observation: Observation, rows: NDArray[np.intp] | None = None) -> Tensor:
+        """Of alive slots and the weight delta at each site, [B, n], non-negative; `rows`: of these inputs alone."""
         model, columns = self.method.model, []
+        chosen = slice(None) if rows is None else torch.from_numpy(rows)
         for i, site in enumerate(model.sites):
-            x = observation.clean.site_inputs[site.name][0].float()
+            x = observation.clean.site_inputs[site.name][0][chosen].float()
             written = model.operation(i).inner(x, self._maps[i])[0]
             widths = [written.shape[-1] - len(self._instances) * site.d_out, len(self._instances) * site.d_out]
             components, removed = written.split(widths, dim=-1)
@@ -84,19 +85,21 @@ class Involvement:
         if self.view == "components":
             self.component_scale = _usual_size(self._of_components(sizes / self.scale))
 
-    def top(self, observation: Observation, count: int) -> list[list[str]]:
-        """The `count` most involved parts of each input, most involved first."""
-        ratios = self.ratios(observation).cpu().numpy()
+    def top(self, observation: Observation, count: int, rows: NDArray[np.intp] | None = None) -> list[list[str]]:
+        """The `count` most involved parts of each input, most involved first; `rows`: of these inputs alone."""
+        if rows is not None and not len(rows):
+            return []
+        ratios = self.ratios(observation, rows).cpu().numpy()
         if len(set(self.names)) == len(self.names):
             best = np.asarray(self.names, dtype=object)[_largest(ratios, count)]
             return [list(row) for row in best.tolist()]
         rows = _largest(ratios, 2 * count).tolist()
         return [list(dict.fromkeys(self.names[j] for j in row))[:count] for row in rows]
 
-    def ratios(self, observation: Observation) -> Tensor:
+    def ratios(self, observation: Observation, rows: NDArray[np.intp] | None = None) -> Tensor:
         """Of each part, its size over what is usual on trusted rows: [B, parts], in the order of `names`."""
         assert self.scale is not None
-        ratios = self.sizes(observation) / self.scale
+        ratios = self.sizes(observation, rows) / self.scale
         return ratios if self.component_scale is None else self._of_components(ratios) / self.component_scale
 
     def _of_components(self, ratios: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What the target did on one batch: each kind of pass is run once, when an extractor first asks for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -36,15 +36,38 @@ class Observer:
 
 
 class JointObserver:
-    """Several observers of one target, which share its clean pass and run their alive slots side by side in one."""
+    """Several observers of one target, which share its clean pass and run explained networks side by side in one.
 
-    def __init__(self, observers: Sequence[Observer]):
+    Each explains by its own alive slots, or, `averaged`, by the mean weights of a group of them: of all where a variant
+    answers for hidden activations alone, of its half of the observers where it answers for the output, whose
+    divergences are better averaged than its weights.
+    """
+
+    def __init__(self, observers: Sequence[Observer], averaged: bool = False):
         self.observers = list(observers)
-        self.counts = [observer.method.model.instances for observer in self.observers]
+        variants = range(self.observers[0].method.model.instances)
+        groups = [self._groups(s) if averaged else [[k] for k in range(len(self.observers))] for s in variants]
+        networks = [(s, group) for s in variants for group in groups[s]]
+        # Of each observer, which of the networks explains for each variant.
+        self.places = [[networks.index((s, g)) for s in variants for g in groups[s] if k in g] for k in self._numbers]
         self.alive_weights = {
-            site: FixedWeights(torch.cat([observer.alive_weights[site].matrices for observer in self.observers]))
+            site: FixedWeights(torch.stack([self._mean_weights(site, s, group) for s, group in networks]))
             for site in self.observers[0].alive_weights
         }
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self.observers))
+
+    def _groups(self, variant: int) -> list[list[int]]:
+        numbers = list(self._numbers)
+        if not self.observers[0].method.matches_output()[variant]:
+            return [numbers]
+        half = (len(numbers) + 1) // 2
+        return [group for group in (numbers[:half], numbers[half:]) if group]
+
+    def _mean_weights(self, site: str, variant: int, group: list[int]) -> Tensor:
+        return torch.stack([self.observers[k].alive_weights[site].matrices[variant] for k in group]).mean(0)
 
     def observe(self, x: Tensor) -> list["Observation"]:
         """An observation by each observer."""
@@ -69,13 +92,30 @@ class JointPasses:
     def clean(self) -> Forward:
         return self.model.clean_forward(self.x)
 
+    def alive(self, place: int) -> Forward:
+        """What alive slots explain to the observer by number `place`."""
+        own = self.joint.places[place]
+        return Forward(self._every_alive.output[own], ChosenInstances(self._every_alive.site_inputs, own))
+
     @cached_property
-    def alive(self) -> list[Forward]:
-        """Explained by each observer's alive slots."""
-        whole = self.model.rebuilt_forward(self.x, self.joint.alive_weights)
-        outputs = whole.output.split(self.joint.counts)
-        inputs = {site: value.split(self.joint.counts) for site, value in whole.site_inputs.items()}
-        return [Forward(output, {site: own[k] for site, own in inputs.items()}) for k, output in enumerate(outputs)]
+    def _every_alive(self) -> Forward:
+        return self.model.rebuilt_forward(self.x, self.joint.alive_weights)
+
+
+class ChosenInstances(Mapping[str, Tensor]):
+    """Site inputs of some instances [T, B, ...], copied for the sites that are asked for."""
+
+    def __init__(self, every: Mapping[str, Tensor], places: Sequence[int]):
+        self._every, self._places = every, list(places)
+
+    def __getitem__(self, site: str) -> Tensor:
+        return self._every[site][self._places]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._every)
+
+    def __len__(self) -> int:
+        return len(self._every)
 
 
 class Observation:
@@ -104,8 +144,8 @@ class Observation:
         alive: alive slots at one. importance: slots by this input's activity. delta_removed: every slot at one.
         sampled: m = g + (1 - g) r with one r for all inputs, so that a row does not depend on its batch.
         """
-        if kind == "alive":
-            return self._passes.alive[self._place]
+        if kind == "alive" and kind not in self._explained:
+            self._explained[kind] = self._passes.alive(self._place)
         if kind not in self._explained:
             S = self.method.model.instances
             x = self.x.repeat(S, *[1] * (self.x.ndim - 1))

@@ -43,6 +43,10 @@ class Reconstruction(Extractor):
     fitted_rows = "validation"
     config: ReconstructionConfig
 
+    @property
+    def shared(self) -> bool:
+        return set(self.config.masks) == {"alive"}
+
     def fit(self, observations: Iterable[Observation]) -> None:
         """Learn scales: each has rows [n, ...] to be averaged, of which a variance subtracts the mean first."""
         moments: dict[str, list[Tensor]] = {}

@@ -1,7 +1,9 @@
 """The folds of a pipeline together: member scores averaged over folds, one combiner, one calibration.
 
 Each fold's decomposition was trained without one part of the trusted rows. What that part shows of the fold's own
-features is honest, so detectors and the combiner learn their scales from these parts together.
+features is honest, so detectors and the combiner learn their scales from these parts together. Where all folds score
+every input, explained networks are means over folds (patterns/observation.py); where folds take turns at calibration,
+each scores by its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +21,7 @@ from madpipe.data.splits import Split
 from madpipe.decomposition.method import Method
 from madpipe.detectors import storage
 from madpipe.detectors.conformal import cross_p_values
+from madpipe.patterns.batches import scoring_batches
 from madpipe.patterns.involvement import Involvement
 from madpipe.patterns.observation import JointObserver, Observation, Observer
 from madpipe.pipeline.fold import Fold
@@ -49,9 +52,17 @@ class Ensemble:
     folds: Sequence[Fold]
     combiner: Any
     calibration: Calibration
+    crossed: bool = False  # each fold calibrates on rows of its own
 
     def __post_init__(self) -> None:
-        self.observer = JointObserver([fold.observer for fold in self.folds])
+        self.observer = JointObserver([fold.observer for fold in self.folds], averaged=not self.crossed)
+        self._like = [self._first_like(k) for k in range(len(self.folds))]
+
+    def _first_like(self, fold: int) -> int:
+        """The first fold that scores every input as this one does: same networks, same detectors."""
+        if self.crossed or not self.folds[fold].shares_extractors:
+            return fold
+        return self.observer.places.index(self.observer.places[fold])
 
     @property
     def member_names(self) -> list[str]:
@@ -59,8 +70,8 @@ class Ensemble:
 
     def member_scores(self, observations: Sequence[Observation]) -> MemberScores:
         """Each member's score_samples of one batch by each fold, [K, B]; one observation for each fold."""
-        scores = [fold.member_scores(seen) for fold, seen in zip(self.folds, observations, strict=True)]
-        return {name: np.stack([own[name] for own in scores]) for name in scores[0]}
+        scores = {k: self.folds[k].member_scores(observations[k]) for k in set(self._like)}
+        return {name: np.stack([scores[k][name] for k in self._like]) for name in self.member_names}
 
     def combined(self, scores: MemberScores) -> Floats:
         """The combiner's score_samples of the members' mean over folds: [K, n] each -> [n]."""
@@ -72,12 +83,11 @@ class Ensemble:
 
     def member_p_values(self, scores: MemberScores) -> MemberScores:
         """Ranks of each member's own score among its own calibration scores."""
-        crossed = len(self.calibration.combined) > 1
-        own = {name: s if crossed else s.mean(0, keepdims=True) for name, s in scores.items()}
+        own = {name: s if self.crossed else s.mean(0, keepdims=True) for name, s in scores.items()}
         return {name: cross_p_values(s, self.calibration.members[name]) for name, s in own.items()}
 
     def _to_rank(self, scores: MemberScores) -> Floats:
-        if len(self.calibration.combined) == 1:
+        if not self.crossed:
             return self.combined(scores)[None]
         members = self.folds[0].members
         per_fold = [{name: s[k] for name, s in scores.items()} for k in range(len(self.folds))]
@@ -86,8 +96,15 @@ class Ensemble:
     @torch.no_grad()
     def scores_of(self, x: Tensor, batch_size: int) -> MemberScores:
         """`member_scores` of x [N, ...], batch by batch."""
-        parts = [self.member_scores(seen) for seen in self.observer.batches(x, batch_size)]
+        parts = [
+            {name: scores[:, :count] for name, scores in self.member_scores(self.observer.observe(part)).items()}
+            for part, count in scoring_batches(self._ready(x), batch_size)
+        ]
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
+    def _ready(self, x: Tensor) -> Tensor:
+        """x in the decompositions' own precision, on their device."""
+        return x.to(self.folds[0].observer.method.model.V[0])
 
     def calibrate(self, x: Tensor, batch_size: int) -> None:
         """Rank against x from now on: rows that nothing here was fitted on."""
@@ -99,7 +116,10 @@ class Ensemble:
         combined: list[Floats] = []
         members: dict[str, list[Floats]] = {name: [] for name in self.member_names}
         for fold, x in zip(self.folds, parts, strict=True):
-            own = _stacked(fold.member_scores(seen) for seen in fold.observer.batches(x, batch_size))
+            own = _stacked(
+                {name: scores[:count] for name, scores in fold.member_scores(fold.observer.observe(part)).items()}
+                for part, count in scoring_batches(self._ready(x), batch_size)
+            )
             combined.append(combined_scores(self.combiner, fold.members, own))
             for name, scores in own.items():
                 members[name].append(scores)
@@ -117,20 +137,21 @@ def fit_ensemble(methods: Sequence[Method], config: Mapping[str, Any], x: Tensor
         ]
         for part in ("fit", "validation")
     )
+    ranked = [split.calibration for split in splits]
+    crossed = not all(np.array_equal(ranked[0], other) for other in ranked)
     extractors = [build_extractors(config["patterns"], method, config["seed"]) for method in methods]
-    members, alarms = fit_members(config["detectors"], extractors, fit, validation)
+    members, alarms = fit_members(config["detectors"], extractors, fit, validation, sharing=not crossed)
     folds = []
     for k, observer in enumerate(observers):
         involvement = Involvement(observer, config["scoring"]["view"])
         involvement.fit(validation[k])
         folds.append(Fold(observer, extractors[k], members[k], involvement))
     combiner = build_detector(config["detectors"]["combiner"]).fit(alarms)
-    ensemble = Ensemble(folds, combiner, Calibration([], {}))
-    ranked = [split.calibration for split in splits]
-    if all(np.array_equal(ranked[0], other) for other in ranked):
-        ensemble.calibrate(_rows(x, ranked[0]), size)
-    else:
+    ensemble = Ensemble(folds, combiner, Calibration([], {}), crossed)
+    if crossed:
         ensemble.calibrate_crossed([_rows(x, rows) for rows in ranked], size)
+    else:
+        ensemble.calibrate(_rows(x, ranked[0]), size)
     return ensemble
 
 
@@ -155,7 +176,7 @@ def load_ensemble(folder: Path, folds: Sequence[Fold], crossed: bool) -> Ensembl
         [read_array(path, f"combined:{k}") for k in parts],
         {name: [read_array(path, f"member:{name}:{k}") for k in parts] for name in names},
     )
-    return Ensemble(folds, storage.load(folder / "combiner.skops"), calibration)
+    return Ensemble(folds, storage.load(folder / "combiner.skops"), calibration, crossed)
 
 
 def _rows(x: Tensor, indices: NDArray[np.int64]) -> Tensor:

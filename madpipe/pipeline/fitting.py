@@ -21,6 +21,7 @@ from madpipe.pipeline.ensemble import Ensemble, fit_ensemble
 from madpipe.pipeline.source import Source
 
 CHUNK = 512  # rows per pass when quality is measured
+SINGLE_FROM = 100_000  # parameters of a target that is scored in single precision unless told otherwise
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Told (fold, steps done, loss terms)."""
@@ -117,7 +118,11 @@ def fit_pipeline(
 
 
 def usable_precision(target: nn.Module, x: Tensor, wanted: str) -> str:
-    """float64 unless the target cannot run in it (a constant of its own type inside its forward pass)."""
+    """float64 or float32. Where float64 is wanted and the target cannot run in it (a constant of its own type inside
+    its forward pass), float32; `auto` wants float64 below SINGLE_FROM parameters.
+    """
+    if wanted == "auto":
+        wanted = "float32" if sum(p.numel() for p in target.parameters()) >= SINGLE_FROM else "float64"
     if wanted == "float64":
         try:
             copy.deepcopy(target).double()(x.double())

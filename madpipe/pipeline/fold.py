@@ -27,6 +27,11 @@ class Fold:
     members: tuple[Member, ...]
     involvement: Involvement
 
+    @property
+    def shares_extractors(self) -> bool:
+        """Whether the other folds' extractors are the same as its own."""
+        return all(extractor.shared for extractor in self.extractors.values())
+
     def member_scores(self, observation: Observation) -> dict[str, Floats]:
         """Each member's score_samples: higher = more normal, [B]."""
         patterns = {name: extractor.extract(observation) for name, extractor in self.extractors.items()}

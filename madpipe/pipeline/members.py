@@ -55,16 +55,22 @@ def fit_members(
     extractors: Sequence[Mapping[str, Extractor]],
     fit: Sequence[Sequence[Observation]],
     validation: Sequence[Sequence[Observation]],
+    sharing: bool,
 ) -> tuple[list[tuple[Member, ...]], Floats]:
     """(each fold's members, anomaly scores [rows, members] of validation rows, each by the fold that it is held out of)
 
     `detectors` is the resolved `detectors` section of a config; the other arguments have an entry for each fold. A
     detector of features that are honest on held-out rows alone is fitted once, on those of all folds; any other in each
-    fold, on its fit rows.
+    fold, on its fit rows. `sharing`: extractors that folds may share learn from all of them.
     """
-    for own, seen in zip(extractors, fit, strict=True):
-        for extractor in own.values():
-            extractor.fit(seen)
+    for name, first in extractors[0].items():
+        if sharing and first.shared:
+            first.fit(observation for seen in fit for observation in seen)
+            for own in extractors[1:]:
+                own[name].restore(first.state())
+        else:
+            for own, seen in zip(extractors, fit, strict=True):
+                own[name].fit(seen)
     fresh = _features(extractors, validation)
     members = [dict[str, Member]() for _ in extractors]
     for name, spec in detectors["members"].items():

@@ -1,7 +1,7 @@
 """Pipeline: the fitted whole, loaded from its folder, that scores inputs."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from madpipe.decomposition.method import Method
 from madpipe.errors import DamagedFileError, unknown
+from madpipe.patterns.batches import scoring_batches
 from madpipe.pipeline.ensemble import Ensemble, load_ensemble
 from madpipe.pipeline.fold import load_fold
 from madpipe.pipeline.folder import verify
@@ -80,17 +81,31 @@ class Pipeline:
         return int(self.config["scoring"]["batch_size"])
 
     @torch.no_grad()
-    def score(self, x: NDArray[np.float32]) -> Scored:
-        """Scores, p-values, member scores and top components of x [B, ...], in order, whatever else is in the batch."""
+    def score(self, x: NDArray[np.float32], named_below: float = 1.0) -> Scored:
+        """Scores, p-values, member scores and top components of x [B, ...], in order, whatever else is in the batch.
+
+        Parts are named for inputs whose p-value is at most `named_below`; of the others `top_components` is empty.
+        """
         with self._lock:
-            observations = self.ensemble.observer.observe(self._tensor(x))
-            scores = self.ensemble.member_scores(observations)
-            return Scored(
-                anomaly_score=anomaly_score(self.ensemble.combined(scores)),
-                p_value=self.ensemble.p_values(scores),
-                members={name: anomaly_score(by_fold.mean(0)) for name, by_fold in scores.items()},
-                top_components=self.ensemble.folds[0].involvement.top(observations[0], self.config["scoring"]["top"]),
-            )
+            batches = scoring_batches(self._tensor(x), max(len(x), 1))
+            return _joined([self._score_batch(part, count, named_below) for part, count in batches])
+
+    def _score_batch(self, x: Tensor, count: int, named_below: float) -> Scored:
+        """Of the first `count` rows of x."""
+        observations = self.ensemble.observer.observe(x)
+        scores = {name: own[:, :count] for name, own in self.ensemble.member_scores(observations).items()}
+        p_value = self.ensemble.p_values(scores)
+        top_components: list[list[str]] = [[] for _ in p_value]
+        named = np.flatnonzero(p_value <= named_below)
+        top = self.ensemble.folds[0].involvement.top(observations[0], self.config["scoring"]["top"], named)
+        for i, names in zip(named, top, strict=True):
+            top_components[i] = names
+        return Scored(
+            anomaly_score=anomaly_score(self.ensemble.combined(scores)),
+            p_value=p_value,
+            members={name: anomaly_score(by_fold.mean(0)) for name, by_fold in scores.items()},
+            top_components=top_components,
+        )
 
     def member_p_values(self, x: NDArray[np.float32]) -> dict[str, Floats]:
         """p-values of each member's own score, ranked among its own calibration scores: name -> [B]."""
@@ -98,6 +113,18 @@ class Pipeline:
 
     def _tensor(self, x: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(self.method.model.V[0])
+
+
+def _joined(parts: Sequence[Scored]) -> Scored:
+    """Consecutive batches as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Scored(
+        anomaly_score=np.concatenate([part.anomaly_score for part in parts]),
+        p_value=np.concatenate([part.p_value for part in parts]),
+        members={name: np.concatenate([part.members[name] for part in parts]) for name in parts[0].members},
+        top_components=[names for part in parts for names in part.top_components],
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

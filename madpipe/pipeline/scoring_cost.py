@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from madpipe.patterns.batches import SINGLE_PRECISION_ROWS
 from madpipe.pipeline.scorer import Pipeline
 
 REPEATS, ROWS = 5, 2048
+NAMED_BELOW = 0.05  # what `madpipe score` names parts below
 
 Rows = NDArray[np.float32]
 
@@ -29,19 +31,19 @@ def scoring_cost(pipeline: Pipeline, x: Rows) -> dict[str, float]:
     x = np.resize(x, (ROWS, *x.shape[1:])) if len(x) < ROWS else x[:ROWS]
     target = copy.deepcopy(pipeline.method.model.target).float()
     with _rows_run(pipeline) as run:
-        pipeline.score(x[:1])
-    evaluations, forward, scoring = sum(run), [], []
+        pipeline.score(x[:SINGLE_PRECISION_ROWS], NAMED_BELOW)
+    evaluations, forward, scoring = sum(run) / SINGLE_PRECISION_ROWS, [], []
     for _ in range(REPEATS):
         started = time.perf_counter()
         _plain(target, x, pipeline.batch_size)
         middle = time.perf_counter()
         for i in range(0, ROWS, pipeline.batch_size):
-            pipeline.score(x[i : i + pipeline.batch_size])
+            pipeline.score(x[i : i + pipeline.batch_size], NAMED_BELOW)
         forward.append(middle - started)
         scoring.append(time.perf_counter() - middle)
     plain, whole = statistics.median(forward), statistics.median(scoring)
     seconds = {"forward_seconds_per_1000": plain * 1000 / ROWS, "scoring_seconds_per_1000": whole * 1000 / ROWS}
-    return {"wall_ratio": whole / plain, "evaluations": float(evaluations)} | seconds
+    return {"wall_ratio": whole / plain, "evaluations": evaluations} | seconds
 
 
 @torch.no_grad()

@@ -37,8 +37,33 @@ def test_the_target_runs_twice_a_batch_however_many_folds_there_are(pipeline, x,
         lambda rows, run=pipeline.method.model.target.forward: calls.append(len(rows)) or run(rows),
     )
     pipeline.score(x.float().numpy())
-    instances = sum(fold.observer.method.model.instances for fold in pipeline.ensemble.folds)
-    assert calls == [40, 40 * instances]
+    assert calls == [40, 40 * (2 + 1)]  # clean, then two halves' output variants and the mean of the hidden ones
+
+
+def test_explained_networks_are_means_over_halves_of_folds_and_over_all(pipeline, x):
+    observers = [fold.observer for fold in pipeline.ensemble.folds]
+    joint = JointObserver(observers, averaged=True)
+    for site, weights in joint.alive_weights.items():
+        own = torch.stack([observer.alive_weights[site].matrices for observer in observers])
+        expected = torch.stack([own[:2, 0].mean(0), own[2:, 0].mean(0), own[:, 1].mean(0)])
+        torch.testing.assert_close(weights.matrices, expected)
+    assert joint.places == [[0, 2], [0, 2], [1, 2], [1, 2]]
+    seen = joint.observe(x)
+    assert torch.equal(seen[0].explained("alive").output, seen[1].explained("alive").output)
+    assert not torch.equal(seen[0].explained("alive").output[0], seen[2].explained("alive").output[0])
+
+
+def test_folds_that_score_alike_are_scored_once_and_count_each(pipeline, x):
+    ensemble = pipeline.ensemble
+    seen = ensemble.observer.observe(x)
+    each = [fold.member_scores(own) for fold, own in zip(ensemble.folds, seen, strict=True)]
+    for name, scores in ensemble.member_scores(seen).items():
+        assert np.array_equal(scores, np.stack([own[name] for own in each]))
+
+
+def test_cross_fitted_folds_score_by_networks_of_their_own(cross_fitted, x):
+    ensemble = Pipeline.load(cross_fitted).ensemble
+    assert len({place for places in ensemble.observer.places for place in places}) == 2 * len(ensemble.folds)
 
 
 def test_the_score_is_the_combiners_of_member_scores_averaged_over_folds(pipeline, x):

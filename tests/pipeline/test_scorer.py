@@ -132,3 +132,18 @@ def test_a_target_that_cannot_run_in_float64_is_scored_in_float32():
     assert usable_precision(nn.Linear(4, 2), torch.zeros(1, 4), "float64") == "float64"
     assert usable_precision(OwnType(), torch.zeros(1, 4), "float64") == "float32"
     assert usable_precision(nn.Linear(4, 2), torch.zeros(1, 4), "float32") == "float32"
+
+
+def test_precision_is_chosen_by_what_arithmetic_costs():
+    assert usable_precision(nn.Linear(4, 2), torch.zeros(1, 4), "auto") == "float64"
+    assert usable_precision(nn.Linear(400, 250), torch.zeros(1, 400), "auto") == "float32"
+
+
+def test_parts_are_named_for_the_inputs_asked_alone(fitted, own_rows):
+    pipeline = Pipeline.load(fitted.pipeline)
+    x = np.concatenate([own_rows(20, 1), own_rows(5, 2, anomalous=True)])
+    every, some = pipeline.score(x), pipeline.score(x, named_below=0.05)
+    assert all(every.top_components)
+    assert 0 < sum(map(bool, some.top_components)) < len(x)
+    for names, named, p in zip(every.top_components, some.top_components, every.p_value, strict=True):
+        assert named == (names if p <= 0.05 else [])

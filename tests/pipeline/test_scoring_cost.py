@@ -8,9 +8,9 @@ def test_every_pass_of_every_fold_is_counted(fitted, own_rows, monkeypatch):
     monkeypatch.setattr("madpipe.pipeline.scoring_cost.REPEATS", 1)
     pipeline = Pipeline.load(fitted.pipeline)
     cost = scoring_cost(pipeline, own_rows(5, 0))
-    variants = len(pipeline.config["decomposition"]["variants"])
-    # One clean pass that the folds share, and one with the alive slots of each fold and variant.
-    assert cost["evaluations"] == 1 + len(pipeline.ensemble.folds) * variants
+    # One clean pass, one explained network for each half of the folds where outputs count, one for hidden activations.
+    assert [variant["name"] for variant in pipeline.config["decomposition"]["variants"]] == ["output", "hidden"]
+    assert cost["evaluations"] == 1 + 2 + 1
     assert cost["wall_ratio"] > 1
     assert cost["scoring_seconds_per_1000"] > cost["forward_seconds_per_1000"] > 0
 
