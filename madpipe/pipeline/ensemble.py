@@ -1,9 +1,10 @@
 """The folds of a pipeline together: member scores averaged over folds, one combiner, one calibration.
 
-Each fold's decomposition was trained without one part of the trusted rows. What that part shows of the fold's own
-features is honest, so detectors and the combiner learn their scales from these parts together. Where all folds score
-every input, explained networks are means over folds (patterns/observation.py); where folds take turns at calibration,
-each scores by its own.
+Each fold's decomposition was trained without one part of the trusted rows, and detectors and the combiner learn their
+scales from what the fold's features are on that part, all parts together. Where all folds score every input, explained
+networks are means over folds (patterns/observation.py), so that others of a mean have seen the part: scales are those
+of the very networks that score, a little narrow, and calibration rows, which none has seen, decide what they are worth.
+Where folds take turns at calibration, each scores by its own network.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,15 +131,13 @@ class Ensemble:
 def fit_ensemble(methods: Sequence[Method], config: Mapping[str, Any], x: Tensor, splits: Sequence[Split]) -> Ensemble:
     """Fit members and the combiner on settled decompositions, one for each split of x [N, ...], and calibrate."""
     size, observers = config["scoring"]["batch_size"], [Observer(method) for method in methods]
-    fit, validation = (
-        [
-            list(observer.batches(_rows(x, getattr(split, part)), size))
-            for observer, split in zip(observers, splits, strict=True)
-        ]
-        for part in ("fit", "validation")
-    )
     ranked = [split.calibration for split in splits]
     crossed = not all(np.array_equal(ranked[0], other) for other in ranked)
+    joint = JointObserver(observers, averaged=not crossed)
+    fit = [list(own.batches(_rows(x, split.fit), size)) for own, split in zip(observers, splits, strict=True)]
+    validation = [
+        [seen[k] for seen in joint.batches(_rows(x, split.validation), size)] for k, split in enumerate(splits)
+    ]
     extractors = [build_extractors(config["patterns"], method, config["seed"]) for method in methods]
     members, alarms = fit_members(config["detectors"], extractors, fit, validation, sharing=not crossed)
     folds = []

@@ -82,12 +82,12 @@ def test_detectors_of_what_only_fresh_rows_show_are_the_same_in_every_fold(pipel
             assert np.array_equal(one.detector.median_, other.detector.median_)
 
 
-def test_their_scales_are_those_of_rows_that_each_fold_has_not_seen(fitted, pipeline):
+def test_their_scales_are_those_of_the_networks_that_score_on_rows_each_fold_has_not_seen(fitted, pipeline):
     with np.load(fitted.folder / "trusted.npz") as stored, np.load(fitted.pipeline / "splits.npz") as splits:
         held_out = [torch.from_numpy(stored["x"][splits[f"validation_{k}"]]).double() for k in range(4)]
     scores = [
-        fold.member_scores(fold.observer.observe(rows))
-        for fold, rows in zip(pipeline.ensemble.folds, held_out, strict=True)
+        fold.member_scores(pipeline.ensemble.observer.observe(rows)[k])
+        for k, (fold, rows) in enumerate(zip(pipeline.ensemble.folds, held_out, strict=True))
     ]
     for name in pipeline.member_names:  # of one statistic each: the median of the rows scales to zero
         assert np.median(np.concatenate([own[name] for own in scores])) == pytest.approx(0, abs=1e-6)
