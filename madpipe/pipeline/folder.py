@@ -49,7 +49,7 @@ PIPELINE = FolderKind(
     closed=("target", "folds", "ensemble"),
     optional="trusted/",
     command="fit",
-    format=2,
+    format=3,
 )
 DECOMPOSITION = FolderKind(
     noun="decomposition",
