@@ -1,7 +1,9 @@
 """User errors, each with the exit code the command ends with.
 
     MadpipeError                     1  something failed that is nobody's typing mistake
-    |-- TrackingError                1  the MLflow store cannot be reached, or refuses
+    |-- TrackingError                1  the MLflow store refuses, or its address is none
+    |   `-- UnreachableError         1  the MLflow store does not answer: what is sent later may succeed
+    |-- MemoryShortError             1  the least that has to be held at once does not fit into memory
     |-- DivergedError                1  a loss or a parameter became NaN or infinite
     |-- OutOfTimeError               5  trainer.max_time is over: the same command continues
     |-- UsageError                   2  what was asked for cannot be meant
@@ -28,6 +30,14 @@ class MadpipeError(Exception):
 
 
 class TrackingError(MadpipeError):
+    pass
+
+
+class UnreachableError(TrackingError):
+    pass
+
+
+class MemoryShortError(MadpipeError):
     pass
 
 

@@ -5,6 +5,7 @@ anomaly_score = -score_samples (higher = worse).
 """
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -21,8 +22,11 @@ from numpy.typing import ArrayLike, NDArray
 from madpipe.errors import MissingFileError, unknown
 
 MEMBER_PREFIX = "member_"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the start of a formula
+# What spreadsheets take for the start of a formula; those after the line break are the full-width forms of the first.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 PARTIAL = ".partial"
+STAMP = "madpipe"  # under which a parquet file keeps its stamp
+SIDECAR = ".meta.json"
 
 
 def anomaly_score(score_samples: ArrayLike) -> NDArray[np.float64]:
@@ -36,7 +40,8 @@ class ScoreTable:
 
     anomaly_score: higher = worse. p_value: rank among trusted calibration rows, small = anomalous; no probability of
     being anomalous. top_components: what spoke loudest, most telling first, joined by "; " (may be empty). members:
-    each detector's own anomaly score, higher = worse.
+    each detector's own anomaly score, higher = worse. adjusted_p_value: of the false-discovery rule, where that is what
+    `flagged` follows; else there is no such column and `flagged` follows p_value.
     """
 
     input_id: Sequence[str]
@@ -45,6 +50,7 @@ class ScoreTable:
     flagged: NDArray[np.bool_]
     top_components: Sequence[str]
     members: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    adjusted_p_value: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(column) for name, column in self.columns().items()}
@@ -85,6 +91,7 @@ class ScoreTable:
             "input_id": self.input_id,
             "anomaly_score": self.anomaly_score,
             "p_value": self.p_value,
+            **({} if self.adjusted_p_value is None else {"adjusted_p_value": self.adjusted_p_value}),
             "flagged": self.flagged,
             "top_components": self.top_components,
             **{f"{MEMBER_PREFIX}{name}": scores for name, scores in self.members.items()},
@@ -105,18 +112,27 @@ class ScoreWriter(Protocol):
 
 
 @contextmanager
-def open_writer(path: Path | str, member_names: Sequence[str] = ()) -> Iterator[ScoreWriter]:
+def open_writer(
+    path: Path | str,
+    member_names: Sequence[str] = (),
+    *,
+    adjusted: bool = False,
+    stamp: Mapping[str, Any] | None = None,
+) -> Iterator[ScoreWriter]:
     """A writer of batches to .parquet, .csv or .jsonl by the file's ending, or as csv to stdout for "-".
 
     The file is written beside, as "<name>.partial", and renamed when the block ends well; after an error nothing is
-    left. Every batch must have these members. Memory for one batch. Raises UnknownNameError for another ending,
-    MissingFileError where the folder is missing.
+    left. Every batch must have these members, and adjusted p-values where `adjusted`. Memory for one batch. Raises
+    UnknownNameError for another ending, MissingFileError where the folder is missing.
+
+    `stamp` says what was scored with what: in a parquet file's own metadata, of other formats in "<name>.meta.json",
+    which names the digest of the table it belongs to and is there before it. Stdout takes none.
 
         with open_writer("scores.parquet", ["knn"]) as writer:
             writer.write(table)
     """
     if str(path) == "-":
-        yield _CsvWriter(sys.stdout, member_names)
+        yield _CsvWriter(sys.stdout, _empty_table(member_names, adjusted))
         sys.stdout.flush()
         return
     path = Path(path)
@@ -126,19 +142,33 @@ def open_writer(path: Path | str, member_names: Sequence[str] = ()) -> Iterator[
         raise MissingFileError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     partial = path.with_name(path.name + PARTIAL)
     try:
-        with FORMATS[path.suffix.lower()](partial, member_names) as writer:
+        with FORMATS[path.suffix.lower()](partial, _empty_table(member_names, adjusted), stamp) as writer:
             yield writer
+        if stamp is not None and path.suffix.lower() != ".parquet":
+            _write_sidecar(stamp, partial, sidecar_of(path))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-class _Counting:
-    """Counts rows, and holds every batch to the columns that the file began with."""
+def sidecar_of(path: Path) -> Path:
+    return path.with_name(path.name + SIDECAR)
 
-    def __init__(self, member_names: Sequence[str]):
+
+def _write_sidecar(stamp: Mapping[str, Any], table: Path, path: Path) -> None:
+    with table.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_text(json.dumps({**stamp, "table": digest}, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+class _Counting:
+    """Counts rows, and holds every batch to the columns that the file began with, those of an `empty` table."""
+
+    def __init__(self, empty: ScoreTable):
         self.row_count = self.flagged_count = 0
-        self._empty = _empty_table(member_names)
+        self._empty = empty
 
     def write(self, batch: ScoreTable) -> None:
         assert list(batch.columns()) == list(self._empty.columns()), (list(batch.members), list(self._empty.members))
@@ -151,8 +181,8 @@ class _Counting:
 
 
 class _CsvWriter(_Counting):
-    def __init__(self, file: TextIO, member_names: Sequence[str]):
-        super().__init__(member_names)
+    def __init__(self, file: TextIO, empty: ScoreTable):
+        super().__init__(empty)
         self._csv = csv.writer(file, lineterminator="\n")
         self._csv.writerow(self._empty.columns())
 
@@ -162,8 +192,8 @@ class _CsvWriter(_Counting):
 
 
 class _JsonLinesWriter(_Counting):
-    def __init__(self, file: TextIO, member_names: Sequence[str]):
-        super().__init__(member_names)
+    def __init__(self, file: TextIO, empty: ScoreTable):
+        super().__init__(empty)
         self._file = file
 
     def _write(self, columns: dict[str, Any], row_count: int) -> None:
@@ -173,13 +203,14 @@ class _JsonLinesWriter(_Counting):
 
 
 class _ParquetWriter(_Counting):
-    def __init__(self, path: Path, member_names: Sequence[str]):
+    def __init__(self, path: Path, empty: ScoreTable, stamp: Mapping[str, Any] | None):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        super().__init__(member_names)
+        super().__init__(empty)
         kinds = {"input_id": pa.string(), "flagged": pa.bool_(), "top_components": pa.string()}
-        self._schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in self._empty.columns()])
+        columns = [(name, kinds.get(name, pa.float64())) for name in empty.columns()]
+        self._schema = pa.schema(columns, None if stamp is None else {STAMP: json.dumps(stamp)})
         self._parquet = pq.ParquetWriter(path, self._schema)
 
     def _write(self, columns: dict[str, Any], row_count: int) -> None:
@@ -193,29 +224,33 @@ class _ParquetWriter(_Counting):
 
 
 @contextmanager
-def _text(path: Path, kind: type[_CsvWriter] | type[_JsonLinesWriter], names: Sequence[str]) -> Iterator[ScoreWriter]:
+def _text(path: Path, kind: type[_CsvWriter] | type[_JsonLinesWriter], empty: ScoreTable) -> Iterator[ScoreWriter]:
     with path.open("w", encoding="utf-8", newline="") as file:
-        yield kind(file, names)
+        yield kind(file, empty)
 
 
 @contextmanager
-def _parquet(path: Path, names: Sequence[str]) -> Iterator[ScoreWriter]:
-    writer = _ParquetWriter(path, names)
+def _parquet(path: Path, empty: ScoreTable, stamp: Mapping[str, Any] | None) -> Iterator[ScoreWriter]:
+    writer = _ParquetWriter(path, empty, stamp)
     try:
         yield writer
     finally:
         writer.close()
 
 
-FORMATS: dict[str, Callable[[Path, Sequence[str]], AbstractContextManager[ScoreWriter]]] = {
-    ".csv": lambda path, names: _text(path, _CsvWriter, names),
-    ".jsonl": lambda path, names: _text(path, _JsonLinesWriter, names),
+FORMATS: dict[str, Callable[[Path, ScoreTable, Mapping[str, Any] | None], AbstractContextManager[ScoreWriter]]] = {
+    ".csv": lambda path, empty, stamp: _text(path, _CsvWriter, empty),
+    ".jsonl": lambda path, empty, stamp: _text(path, _JsonLinesWriter, empty),
     ".parquet": _parquet,
 }
 
 
 def safe_cell(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula gets a quote before it; numbers are left alone."""
+    """Text that a spreadsheet would run as a formula gets a quote before it; numbers are left alone.
+
+    Ids hold file names and top_components the names of a model's layers, which both may come from strangers. Only csv
+    needs it: parquet and jsonl say that text is text. `plain_cell` takes the quote away.
+    """
     if not isinstance(value, str):
         return value
     quoted = f"'{value}" if value.startswith(FORMULA_STARTS) else value
@@ -224,10 +259,16 @@ def safe_cell(value: Any) -> Any:
     )  # csv.writer leaves it bare where lines end in a newline, and readers end a line there
 
 
+def plain_cell(text: str) -> str:
+    """What `safe_cell` was given, but for carriage returns."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA_STARTS) else text
+
+
 def _plain(values: Any) -> list[Any]:
     return values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 
-def _empty_table(member_names: Sequence[str]) -> ScoreTable:
+def _empty_table(member_names: Sequence[str], adjusted: bool) -> ScoreTable:
     none = np.empty(0)
-    return ScoreTable([], none, none, none.astype(bool), [], dict.fromkeys(member_names, none))
+    members = dict.fromkeys(member_names, none)
+    return ScoreTable([], none, none, none.astype(bool), [], members, none if adjusted else None)

@@ -4,13 +4,19 @@ import fcntl
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
 
 import pytest
 from hypothesis import settings
@@ -286,3 +292,132 @@ def benchmark_cell() -> Callable[..., dict[str, Any]]:
         return {"task": task, "seed": seed, "pipeline": pipeline, **judged} | ({"controls": others} if others else {})
 
     return make
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+class MlflowServer:
+    """A real `mlflow server` on loopback, on the store `backend`, which may be killed and started again."""
+
+    def __init__(self, folder: Path, backend: str):
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        words = ["server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        places = ["--backend-store-uri", backend, "--artifacts-destination", str(folder / "files")]
+        self._words = [sys.executable, "-m", "mlflow", *words, *places]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        own = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "NO_PROXY": "127.0.0.1"}
+        with (self.folder / "log").open("a") as log:
+            out = {"stdout": log, "stderr": log, "start_new_session": True}
+            self._process = subprocess.Popen(self._words, cwd=self.folder, env=os.environ | own, **out)
+        direct = build_opener(ProxyHandler({}))
+        for _ in range(900):
+            assert self._process.poll() is None, (self.folder / "log").read_text()
+            try:
+                if direct.open(f"{self.uri}/health", timeout=1).status == 200:
+                    return
+            except (URLError, OSError):
+                time.sleep(0.1)
+        raise AssertionError(f"no server after 90 s: {(self.folder / 'log').read_text()}")
+
+    def kill(self) -> None:
+        """SIGKILL to it and its workers."""
+        if self._process:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[str], str]]:
+    """`postgres("name")`: the address of a new database on a PostgreSQL of this session's own, stopped at the end."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian puts the server's programs
+    if not programs:
+        pytest.skip("needs the Debian package postgresql")
+    pytest.importorskip("psycopg2", reason="needs the pip package psycopg2-binary")
+    # Another user cannot look into pytest's own folders, and the server refuses to run as root.
+    home, port = Path(tempfile.mkdtemp(prefix="madpipe-postgres-")), free_port()
+    who = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    if who:
+        shutil.chown(home, "postgres", "postgres")
+
+    def run(program: str, *words: str) -> None:
+        with tempfile.TemporaryFile() as log:  # not a pipe: the server inherits the streams and would keep it open
+            done = subprocess.run([programs[-1] / program, *words], stdout=log, stderr=log, cwd="/", check=False, **who)
+            log.seek(0)
+            assert done.returncode == 0, log.read().decode()
+
+    def database(name: str) -> str:
+        run("createdb", "-h", str(home), "-p", str(port), "-U", "madpipe", name)
+        return f"postgresql+psycopg2://madpipe@127.0.0.1:{port}/{name}"
+
+    data = str(home / "data")
+    try:
+        run("initdb", "-D", data, "-U", "madpipe", "--auth=trust", "--no-sync")
+        run("pg_ctl", "-D", data, "-w", "-o", f"-p {port} -k {home} -c listen_addresses=127.0.0.1", "start")
+        yield database
+        run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> Iterator[Callable[[Path, str], MlflowServer]]:
+    """`mlflow_server(folder, backend)`: a server, not started yet; all are killed at the end."""
+    made: list[MlflowServer] = []
+
+    def make(folder: Path, backend: str) -> MlflowServer:
+        made.append(MlflowServer(folder, backend))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.kill()
+
+
+class PageReader(HTMLParser):
+    """Of a page: elements left open, those closed out of turn, what it would fetch, what it would run, its words."""
+
+    VOID = frozenset({"meta", "br", "img", "link"})
+    FETCHING = frozenset({"src", "href", "xlink:href", "data", "srcset"})
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.fetched: list[str | None] = []
+        self.run: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        addresses = [value for name, value in attrs if name in self.FETCHING]
+        self.fetched += [value for value in addresses if not (value or "").startswith(("#", "data:image/png;base64,"))]
+        self.run += [tag] if tag in ("script", "iframe", "object", "embed") else []
+        self.run += [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Callable[[str], PageReader]:
+    """`read_page(html).fetched`"""
+    return PageReader

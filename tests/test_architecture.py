@@ -12,11 +12,12 @@ from pathlib import Path, PurePath
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "madpipe"
-GROUND = {"errors", "registry", "config"}
+GROUND = {"errors", "registry", "config", "archives"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "registry": {"errors"},
     "config": {"errors", "registry"},
+    "archives": {"errors"},
     "data": GROUND,
     "targets": GROUND,
     "tasks": GROUND | {"data", "targets"},
@@ -25,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "patterns": GROUND | {"components", "decomposition", "data"},
     "detectors": GROUND,  # sees arrays only: never a model, never a tensor
     "scores": GROUND,
+    "score_files": GROUND | {"scores"},
     "evaluation": GROUND | {"scores"},
     "editing": GROUND | {"components", "decomposition", "patterns", "scores"},
     "reporting": GROUND | {"scores", "evaluation"},
@@ -56,6 +58,7 @@ LIVES_IN: dict[str, set[str]] = {
     "pytorch_lightning": LIGHTNING_HOMES,
     "sklearn": {"detectors", "evaluation", "tasks"},
     "mlflow": {"tracking"},
+    "uvicorn": {"tracking"},
     "matplotlib": {"reporting"},
     "click": {"cli"},
 }

@@ -19,6 +19,7 @@ def paths(command, context):
 
 lines = [[*path, "--help"] for path in paths(group, click.Context(group, info_name="madpipe"))]
 lines += [["--version"], ["scroe"], ["fit"], ["score", "--pipeline", "p", "a.npz", "-o", "a.txt"]]
+lines += [["completion", "fish"]]
 for line in lines:
     nowhere = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):

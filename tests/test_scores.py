@@ -2,13 +2,15 @@
 
 import csv
 import json
+import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from madpipe.errors import MissingFileError, UnknownNameError
-from madpipe.scores import ScoreTable, anomaly_score, open_writer, safe_cell
+from madpipe.scores import ScoreTable, anomaly_score, open_writer, plain_cell, safe_cell
 
 COLUMNS = ["input_id", "anomaly_score", "p_value", "flagged", "top_components", "member_knn", "member_copy"]
 MEMBERS = ["knn", "copy"]
@@ -201,3 +203,33 @@ def test_another_ending_names_those_known(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(MissingFileError, match="nowhere"), open_writer(tmp_path / "nowhere/scores.csv"):
         pass
+
+
+@pytest.mark.parametrize("text", ["\n=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201"])
+def test_line_breaks_and_full_width_forms_are_quoted_too(text):
+    assert safe_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "fc.3", "'quoted'", "", "'"])
+def test_a_quoted_cell_can_be_read_back(text):
+    assert plain_cell(safe_cell(text)) == text
+
+
+def test_adjusted_p_values_have_a_column_where_they_are_the_rule(tmp_path):
+    path = tmp_path / "scores.csv"
+    adjusted = replace(table(), adjusted_p_value=np.array([0.01, 0.5, 1.0]))
+    with open_writer(path, MEMBERS, adjusted=True) as writer:
+        writer.write(adjusted)
+    assert list(read(path).columns) == [*COLUMNS[:3], "adjusted_p_value", *COLUMNS[3:]]
+    with pytest.raises(AssertionError), open_writer(path, MEMBERS, adjusted=True) as writer:
+        writer.write(table())
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_what_tells_of_a_table_is_there_before_it(suffix, tmp_path, monkeypatch):
+    names = []
+    replace_file = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (names.append(b.name), replace_file(a, b)))
+    with open_writer(tmp_path / f"s{suffix}", MEMBERS, stamp={"rows": 3}) as writer:
+        writer.write(table())
+    assert names == [f"s{suffix}.meta.json", f"s{suffix}"]

@@ -13,10 +13,11 @@ from madpipe.cli.options import (
     examples,
     json_option,
     set_option,
+    spool_option,
     threads_option,
     tracking_uri_option,
 )
-from madpipe.cli.printing import command_line, counted, duration, near, print_json, print_table, talk
+from madpipe.cli.printing import command_line, counted, duration, near, print_json, print_table, talk, tell_unsent
 
 EXAMPLES = examples(
     "madpipe decompose config.yaml -o decomposition --set decomposition.seeds=5",
@@ -48,6 +49,7 @@ FORMATS = {"mmcs": ".4f", "ml2r": ".4f"}  # near 1, where the digits after it te
 @click.option("--overwrite", is_flag=True, help="Replace an existing DIR.")
 @set_option
 @tracking_uri_option
+@spool_option
 @threads_option
 @json_option
 def decompose(
@@ -56,6 +58,7 @@ def decompose(
     overwrite: bool,
     overrides: tuple[str, ...],
     tracking_uri: str | None,
+    spool: bool,
     as_json: bool,
 ) -> None:
     """Decompose a network, and judge every seed.
@@ -73,16 +76,20 @@ def decompose(
         output=output,
         overwrite=overwrite,
         tracking_uri=tracking_uri,
+        spool=spool,
         report=talk,
     )
     documents = [seed.document() for seed in result.seeds]
     if as_json:
         whole = {"decomposition": result.decomposition, "run_id": result.run_id, "model_uri": result.model_uri}
-        print_json(whole | {"seconds": result.seconds, "best_seed": result.best, "quality": documents})
+        print_json(
+            whole | {"seconds": result.seconds, "unsent": result.unsent, "best_seed": result.best, "quality": documents}
+        )
     else:
         click.echo(result.decomposition)
         print_table(["seed", *_header(documents)], _rows(documents, result.best), err=True)
     folder = near(result.decomposition)
+    tell_unsent(result.unsent, result.decomposition)
     logged = f", logged as {result.model_uri}" if result.model_uri else ""
     did = f"Decomposed into {folder} in {duration(result.seconds)} ({counted(len(documents), 'seed')}){logged}"
     talk(f"{did}. Next: {_fit_line(config, overrides, result.decomposition)}")

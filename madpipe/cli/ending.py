@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from madpipe.cli.printing import visible
 from madpipe.errors import MadpipeError
 
 
@@ -50,6 +51,10 @@ def _code_and_message(run: Callable[[], Any]) -> int:
         return ending.code if isinstance(ending.code, int) else 1
     except BrokenPipeError:
         _forget_stdout()
+        return 1
+    except MemoryError:
+        _say("memory ran out; free some, or give smaller files or batches.")
+        _show_traceback_if_wanted()
         return 1
     except OSError as failure:
         _say(f"{failure.strerror or failure}{f': {failure.filename}' if failure.filename else ''}.")
@@ -95,7 +100,7 @@ def _usage_line(failure: click.ClickException) -> str:
 
 
 def _say(line: str) -> None:
-    click.echo(f"madpipe: {line}", err=True)
+    click.echo(f"madpipe: {visible(line)}", err=True)
 
 
 def _show_traceback_if_wanted() -> None:

@@ -18,7 +18,7 @@ from madpipe.cli.options import (
 from madpipe.cli.printing import command_line, print_json, print_table, talk
 
 EXAMPLES = examples(
-    "madpipe evaluate --pipeline pipeline test.npz --label is_anomalous",
+    "madpipe evaluate --pipeline pipeline test.npz --label is_anomalous --log",
     "madpipe evaluate --pipeline pipeline test.npz --controls --trusted trusted.npz --figure evaluation.png",
     "madpipe evaluate --pipeline pipeline test.npz --controls --untrusted untrusted.npz --json",
 )
@@ -42,6 +42,7 @@ COLUMNS = {
 @click.option("--trusted", type=FILE, help="Trusted rows for --controls; default: those kept in the pipeline.")
 @click.option("--untrusted", type=FILE, help="Unlabelled rows for the --controls that learn from a mix (offline).")
 @click.option("--figure", type=FILE, metavar="FILE.png", help="Draw score histograms and ROC curves.")
+@click.option("--log", is_flag=True, help="Log the figures to MLflow too, where 'madpipe runs' finds them.")
 @trust_code_option
 @tracking_uri_option
 @json_option
@@ -54,6 +55,7 @@ def evaluate(
     trusted: Path | None,
     untrusted: Path | None,
     figure: Path | None,
+    log: bool,
     trust_code: bool,
     tracking_uri: str | None,
     as_json: bool,
@@ -78,6 +80,7 @@ def evaluate(
         untrusted=untrusted,
         key=key,
         figure=figure,
+        log=log,
         trust_code=trust_code,
         tracking_uri=tracking_uri,
         report=talk,

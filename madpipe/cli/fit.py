@@ -10,10 +10,11 @@ from madpipe.cli.options import (
     examples,
     json_option,
     set_option,
+    spool_option,
     threads_option,
     tracking_uri_option,
 )
-from madpipe.cli.printing import command_line, duration, near, print_json, talk
+from madpipe.cli.printing import command_line, duration, near, print_json, talk, tell_unsent
 
 EXAMPLES = examples(
     "madpipe fit config.yaml -o pipeline",
@@ -27,6 +28,7 @@ EXAMPLES = examples(
 @click.option("--overwrite", is_flag=True, help="Replace an existing DIR.")
 @set_option
 @tracking_uri_option
+@spool_option
 @threads_option
 @json_option
 def fit(
@@ -35,6 +37,7 @@ def fit(
     overwrite: bool,
     overrides: tuple[str, ...],
     tracking_uri: str | None,
+    spool: bool,
     as_json: bool,
 ) -> None:
     """Decompose a network, fit and calibrate detectors.
@@ -51,14 +54,16 @@ def fit(
         output=output,
         overwrite=overwrite,
         tracking_uri=tracking_uri,
+        spool=spool,
         report=talk,
     )
     if as_json:
-        names = ("pipeline", "run_id", "decomposition_run_id", "model_uri", "seconds")
+        names = ("pipeline", "run_id", "decomposition_run_id", "model_uri", "seconds", "unsent")
         print_json({name: getattr(result, name) for name in names})
     else:
         click.echo(result.pipeline)
     folder = near(result.pipeline)
     registered = f", logged as {result.model_uri}" if result.model_uri else ""
+    tell_unsent(result.unsent, result.pipeline)
     following = command_line("madpipe", "score", "--pipeline", folder, "new.npz", "-o", "scores.parquet")
     talk(f"Fitted {folder} in {duration(result.seconds)} ({result.summary}){registered}. Next: {following}")

@@ -15,12 +15,22 @@ COMMANDS = {
     "fit": "madpipe.cli.fit:fit",
     "decompose": "madpipe.cli.decompose:decompose",
     "score": "madpipe.cli.score:score",
+    "merge": "madpipe.cli.merge:merge",
+    "explain": "madpipe.cli.explain:explain",
+    "report": "madpipe.cli.report:report",
+    "edit": "madpipe.cli.edit:edit",
     "evaluate": "madpipe.cli.evaluate:evaluate",
     "recalibrate": "madpipe.cli.recalibrate:recalibrate",
+    "compare": "madpipe.cli.compare:compare",
+    "runs": "madpipe.cli.runs:runs",
+    "promote": "madpipe.cli.promote:promote",
+    "sync": "madpipe.cli.sync:sync",
+    "serve": "madpipe.cli.serve:serve",
     "benchmark": "madpipe.cli.benchmark:benchmark",
     "tasks": "madpipe.cli.tasks:tasks",
     "config": "madpipe.cli.config:config",
     "ui": "madpipe.cli.ui:ui",
+    "completion": "madpipe.cli.completion:completion",
 }
 EPILOG = """\b
 Examples:
@@ -32,7 +42,7 @@ Exit codes:
   0  done
   1  failure
   2  wrong usage or config
-  3  inputs were flagged (score --fail-if-flagged)
+  3  inputs were flagged (score --fail-if-flagged), or scores drifted (--fail-if-drift)
   4  content that does not fit (shapes, NaN, weights, too few rows, damaged files)
   5  trainer.max_time is over; the same command continues
   130, 143  stopped by SIGINT, SIGTERM"""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -29,7 +30,14 @@ def set_option(command: Decorated) -> Decorated:
 
 def pipeline_option(command: Decorated) -> Decorated:
     text = "A pipeline folder, or a model in MLflow: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN/PATH."
-    return click.option("--pipeline", metavar="DIR|MODEL_URI", required=True, help=text)(command)
+    return click.option(
+        "--pipeline", metavar="DIR|MODEL_URI", required=True, shell_complete=complete_folder, help=text
+    )(command)
+
+
+def complete_folder(context: click.Context, option: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Lets the shell complete folders where a model's address may stand too."""
+    return [CompletionItem(incomplete, type="dir")]
 
 
 def key_option(command: Decorated) -> Decorated:
@@ -40,6 +48,11 @@ def key_option(command: Decorated) -> Decorated:
 def tracking_uri_option(command: Decorated) -> Decorated:
     text = "MLflow store; default: MLFLOW_TRACKING_URI, else mlflow.db in the current folder."
     return click.option("--tracking-uri", metavar="URI", help=text)(command)
+
+
+def spool_option(command: Decorated) -> Decorated:
+    text = "Begin even if the tracking server does not answer; 'madpipe sync' sends later what is logged."
+    return click.option("--spool", is_flag=True, help=text)(command)
 
 
 def trust_code_option(command: Decorated) -> Decorated:

@@ -12,7 +12,22 @@ import click
 
 def talk(line: str) -> None:
     """One line for the person; never data."""
-    click.echo(line, err=True)
+    click.echo(visible(line), err=True)
+
+
+def visible(text: str) -> str:
+    r"""`text` with every character that a terminal would obey written out, `\x1b` for escape; lines stay lines.
+
+    Names of files, columns and layers come from strangers.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def tell_unsent(kept: Path | None, result: Path) -> None:
+    """Where writes wait that the tracking store did not take, and how to send them."""
+    if kept is not None:
+        later = command_line("madpipe", "sync", near(result))
+        talk(f"The tracking store is away: what was to be logged is kept in {near(kept)}. Send it later: {later}")
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -20,11 +35,13 @@ def print_json(document: Mapping[str, Any]) -> None:
     click.echo(json.dumps(_json_value(document), indent=2, allow_nan=False))
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, err: bool = False) -> None:
-    """Aligned columns on stdout, or on stderr: the first to the left, the others to the right."""
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, err: bool = False) -> None:
+    """Aligned columns on stdout, or on stderr: the first `left` ones to the left, the others to the right."""
+    header, *rows = [[visible(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        padded = zip(row, widths, strict=True)
+        cells = [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in enumerate(padded)]
         click.echo("  ".join(cells).rstrip(), err=err)
 
 

@@ -1,6 +1,8 @@
 """Tensors and plain values on disk: safetensors and JSON, read back without executing anything."""
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,17 @@ from madpipe.errors import DamagedFileError
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write named tensors; they are detached and made contiguous on the CPU, shared memory is duplicated."""
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
+    """Write named tensors; they are detached and made contiguous on the CPU, shared memory is duplicated.
+
+    OSError where the disk is full or the folder cannot be written to.
+    """
+    try:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # it carries the system's error as text alone
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -49,7 +60,7 @@ def load_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; DamagedFileError when it is not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise DamagedFileError(f"{path}: not a readable JSON file.") from None
     if not isinstance(value, dict):
         raise DamagedFileError(f"{path}: holds no JSON object.")

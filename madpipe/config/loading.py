@@ -13,15 +13,47 @@ from madpipe.config.schema import PipelineConfig
 from madpipe.config.validation import validated
 from madpipe.errors import ConfigError, MissingFileError
 
+LARGEST_FILE = 2**20  # bytes; the longest config in configs/ has 4 KB
+DEEPEST = 50  # levels; PyYAML calls itself for each
+BEING_COUNTED = -1  # in place of a count
+MOST_VALUES = 100_000  # with anchors written out: a file of 300 bytes can stand for 10^9
+
 
 class StrictLoader(yaml.SafeLoader):
     """YAML's safe subset, numbers as in YAML 1.2: `1e-4` is a float, `00:12:00:00` and `2026-11-01` are strings."""
+
+    _depth = 0
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None:
+            self._count(node, {})
+        return node
+
+    def _count(self, node: Any, counted: dict[int, int]) -> int:
+        """How many values `node` stands for; MarkedYAMLError above MOST_VALUES, and for an anchor inside itself."""
+        if counted.get(id(node)) == BEING_COUNTED:
+            raise yaml.MarkedYAMLError(problem="an anchor holds itself", problem_mark=node.start_mark)
+        if id(node) not in counted:
+            counted[id(node)] = BEING_COUNTED
+            held = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for pair in held for part in (pair if isinstance(pair, tuple) else (pair,))]
+            counted[id(node)] = 1 + sum(self._count(part, counted) for part in parts)
+            if counted[id(node)] > MOST_VALUES:
+                problem = f"more than {MOST_VALUES:,} values once its anchors are written out"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return counted[id(node)]
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()
         if getattr(event, "tag", None) is not None:
             raise yaml.MarkedYAMLError(problem=f"tags are refused ({event.tag})", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+        if self._depth == DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"more than {DEEPEST} levels deep", problem_mark=event.start_mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node: Any = super().compose_mapping_node(anchor)
@@ -74,6 +106,8 @@ def read_document(path: Path, needed: str = "'target' and 'data', or 'task'") ->
     """The mapping in a YAML file, of plain JSON values, with anchors written out; `needed`: its keys, for an error."""
     if not path.is_file():
         raise MissingFileError(f"no config file '{path}'. Give the path of a .yaml file.")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ConfigError(f"{path}: {path.stat().st_size:,} bytes; a config has at most {LARGEST_FILE:,}.")
     try:
         document = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
@@ -97,7 +131,7 @@ def parse_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source}: {said}{place}.") from None
     except yaml.YAMLError as failure:
         raise ConfigError(f"{source}: not YAML: {' '.join(str(failure).split())}.") from None
-    except (TypeError, ValueError, RecursionError) as failure:
+    except (TypeError, ValueError, OverflowError, RecursionError) as failure:
         raise ConfigError(f"{source}: holds what a config cannot: {' '.join(str(failure).split())}.") from None
 
 

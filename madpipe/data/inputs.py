@@ -1,7 +1,7 @@
 """Files of inputs as float32 rows: one array whole, or many files as a stream that needs memory for one batch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import prod
 from pathlib import Path
@@ -16,6 +16,8 @@ from madpipe.data.tables import open_csv, open_parquet
 from madpipe.errors import MissingFileError, NonFiniteError, ShapeError, TooFewRowsError, unknown
 
 Float32 = NDArray[np.float32]
+Batch = tuple[list[str], Float32]
+COUNTED_BLOCK = 8192  # rows in memory while the rows of a file are counted
 
 TABLES: dict[str, Callable[[Path, str | None, Sequence[str], Sequence[str] | None], ArrayFile]] = {
     ".csv": open_csv,
@@ -88,24 +90,58 @@ def check_rows(x: Rows, shape: tuple[int, ...] | None, source: str, first_row: i
 class InputStream:
     """Batches of (ids, x float32 [B, ...]) in file order; may be iterated again. Batches do not reach across files.
 
-    row_count: over all files, None when a file does not say (csv). shape: of one input. An id is the row's number in
-    its file, "<file name>:<row>" when there are several files.
+    row_count: of what is iterated over, None when a file does not say (csv). shape: of one input. span: (start, stop)
+    of a part, counted over all files; None of the whole. An id is the row's number in its file, "<file name>:<row>"
+    when there are several files, in a part as in the whole.
     """
 
     files: tuple[ArrayFile, ...]
     batch_size: int
     shape: tuple[int, ...]
     row_count: int | None
+    span: tuple[int, int] | None = None
 
-    def __iter__(self) -> Iterator[tuple[list[str], Float32]]:
-        for file, prefix in zip(self.files, self._prefixes(), strict=True):
-            start = 0
-            for block in file.blocks(self.batch_size):
-                rows = check_rows(block, self.shape, str(file.path), start)
-                yield [f"{prefix}{start + row}" for row in range(len(rows))], rows
-                start += len(rows)
-            if start == 0:
-                raise TooFewRowsError(f"{file.path} holds no rows")
+    def __iter__(self) -> Iterator[Batch]:
+        for _, batches in self.by_file():
+            yield from batches
+
+    def by_file(self) -> Iterator[tuple[Path, Iterator[Batch]]]:
+        """The same batches, file by file."""
+        for file, prefix, (start, stop) in zip(self.files, self._prefixes(), self._ranges(), strict=True):
+            yield file.path, self._batches(file, prefix, start, stop)
+
+    def _batches(self, file: ArrayFile, prefix: str, start: int, stop: int | None) -> Iterator[Batch]:
+        row = start
+        for block in file.blocks(self.batch_size, start, stop):
+            rows = check_rows(block, self.shape, str(file.path), row)
+            yield [f"{prefix}{row + i}" for i in range(len(rows))], rows
+            row += len(rows)
+        if row == 0 and stop is None:
+            raise TooFewRowsError(f"{file.path} holds no rows")
+
+    def part(self, index: int, count: int) -> "InputStream":
+        """The `index`-th of `count` runs of consecutive rows over all files, whose lengths differ by at most one.
+
+        A file that does not say how many rows it has is read once to count them.
+        """
+        assert 0 <= index < count, (index, count)
+        files = tuple(_counted(file) for file in self.files)
+        total = sum(file.row_count or 0 for file in files)
+        start, stop = total * index // count, total * (index + 1) // count
+        return replace(self, files=files, row_count=stop - start, span=(start, stop))
+
+    def _ranges(self) -> list[tuple[int, int | None]]:
+        """The rows that are wanted of each file."""
+        if self.span is None:
+            return [(0, None)] * len(self.files)
+        ranges: list[tuple[int, int | None]] = []
+        before = 0
+        for file in self.files:
+            held = file.row_count or 0
+            start, stop = (min(max(end - before, 0), held) for end in self.span)
+            ranges.append((start, stop))
+            before += held
+        return ranges
 
     def _prefixes(self) -> list[str]:
         if len(self.files) == 1:
@@ -142,6 +178,15 @@ def open_inputs(
     return InputStream(files, batch_size, row_shape, None if None in counts else sum(c or 0 for c in counts))
 
 
+def _counted(file: ArrayFile) -> ArrayFile:
+    if file.row_count is not None:
+        return file
+    held = sum(len(block) for block in file.blocks(COUNTED_BLOCK))
+    if held == 0:
+        raise TooFewRowsError(f"{file.path} holds no rows")
+    return replace(file, row_count=held)
+
+
 def _first_row_shape(file: ArrayFile) -> tuple[int, ...]:
     if file.row_shape == ():
         raise ShapeError(f"{file.path} is a flat list; it needs one row per input and one axis of values")
@@ -163,6 +208,8 @@ def _open(path: Path, key: str | None, without: Sequence[str] = (), columns: Seq
         raise unknown("input format", suffix, [*ARRAYS, *TABLES], f"{path}: ")
     if file.row_count == 0:
         raise TooFewRowsError(f"{path} holds no rows")
+    if file.row_shape is not None and 0 in file.row_shape:  # any number of such rows fits into no bytes at all
+        raise ShapeError(f"{path}: rows of shape {file.row_shape} hold no values")
     return file
 
 

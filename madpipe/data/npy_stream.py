@@ -13,10 +13,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy_format
 
-from madpipe.data.array_file import ArrayFile, Rows, check_dtype, choose_key
+from madpipe.data.array_file import ArrayFile, Rows, check_dtype, choose_key, refuse_bomb
 from madpipe.errors import DamagedFileError, ShapeError
 
-LARGEST_HEADER = 64 * 1024  # bytes; NumPy writes 128 or a little more
+LARGEST_HEADER = 10_000  # bytes; NumPy writes 128 or a little more, and calls parsing longer ones unsafe
 LARGEST_DEFLATE_RATIO = 1032  # what one byte of deflate can at most become; a member claiming more is lying
 WHOLE_BLOCK = 2**20  # bytes inflated at a time when everything is wanted
 BROKEN = (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, NotImplementedError, zlib.error)
@@ -83,14 +83,15 @@ def open_npy(path: Path, key: str | None) -> ArrayFile:
         order = "F" if header.fortran else "C"
         return np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
 
-    def blocks(size: int) -> Iterator[Rows]:
+    def blocks(size: int, start: int = 0, stop: int | None = None) -> Iterator[Rows]:
+        end = header.shape[0] if stop is None else stop
         if header.fortran and len(header.shape) > 1:
             array = whole()
-            yield from (np.array(array[start : start + size]) for start in range(0, len(array), size))
+            yield from (np.array(array[first : min(first + size, end)]) for first in range(start, end, size))
             return
         with path.open("rb") as file:  # read, not mapped: pages of a mapped file stay in the process's memory
-            file.seek(header.offset)
-            yield from _row_blocks(file, header, size, str(path))
+            file.seek(header.offset + start * header.row_bytes)
+            yield from _row_blocks(file, header, size, str(path), end - start)
 
     return ArrayFile(path, header.shape[0], header.shape[1:], blocks, whole)
 
@@ -114,14 +115,17 @@ def open_npz(path: Path, key: str | None) -> ArrayFile:
             _finish(file, source)
         return data.view(header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
 
-    def blocks(size: int) -> Iterator[Rows]:
+    def blocks(size: int, start: int = 0, stop: int | None = None) -> Iterator[Rows]:
+        end = header.shape[0] if stop is None else stop
         if header.fortran and len(header.shape) > 1:
             array = whole()
-            yield from (array[start : start + size] for start in range(0, len(array), size))
+            yield from (array[first : min(first + size, end)] for first in range(start, end, size))
             return
         with _member(path, member, source) as (file, _):
-            yield from _row_blocks(file, header, size, source)
-            _finish(file, source)
+            _pass_over(file, start * header.row_bytes, source)
+            yield from _row_blocks(file, header, size, source, end - start)
+            if end == header.shape[0]:
+                _finish(file, source)
 
     return ArrayFile(path, header.shape[0], header.shape[1:], blocks, whole)
 
@@ -153,6 +157,7 @@ def _member(path: Path, member: str, source: str) -> Iterator[tuple[IO[bytes], H
             )
         if info.file_size > LARGEST_DEFLATE_RATIO * path.stat().st_size:
             raise DamagedFileError(f"{source} claims {info.file_size} bytes, more than this file can hold")
+        refuse_bomb(info.file_size, min(info.compress_size, path.stat().st_size), source)
         try:
             file = archive.open(info)
         except BROKEN as error:
@@ -182,9 +187,15 @@ def _finish(file: IO[bytes], source: str) -> None:
         raise DamagedFileError(f"{source} is damaged: {error}") from error
 
 
-def _row_blocks(file: IO[bytes], header: Header, size: int, source: str) -> Iterator[Rows]:
-    """Blocks of `size` rows from a file that stands at the first one."""
-    for start in range(0, header.shape[0], size):
-        rows = min(size, header.shape[0] - start)
+def _pass_over(file: IO[bytes], count: int, source: str) -> None:
+    """Moves `count` bytes on in an archive's member, whose bytes have no place of their own, a block at a time."""
+    for start in range(0, count, WHOLE_BLOCK):
+        _exactly(file, min(WHOLE_BLOCK, count - start), source)
+
+
+def _row_blocks(file: IO[bytes], header: Header, size: int, source: str, count: int) -> Iterator[Rows]:
+    """`count` rows in blocks of `size` from a file that stands at the first of them."""
+    for start in range(0, count, size):
+        rows = min(size, count - start)
         data = _exactly(file, rows * header.row_bytes, source)
         yield np.frombuffer(data, header.dtype).reshape(rows, *header.shape[1:])

@@ -27,11 +27,12 @@ def open_safetensors(path: Path, key: str | None) -> ArrayFile:
     if not shape:
         raise ShapeError(f"{path}: '{name}' is a single number; it needs one row per input")
 
-    def blocks(size: int) -> Iterator[Rows]:
+    def blocks(size: int, start: int = 0, stop: int | None = None) -> Iterator[Rows]:
+        end = shape[0] if stop is None else stop
         with safe_open(path, framework="np") as file:
             rows = file.get_slice(name)
-            for start in range(0, shape[0], size):
-                yield rows[start : min(start + size, shape[0])]
+            for first in range(start, end, size):
+                yield rows[first : min(first + size, end)]
 
     def whole() -> Rows:
         return np.concatenate(list(blocks(max(shape[0], 1)))) if shape[0] else np.empty(shape)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from madpipe.data.array_file import NUMERIC_KINDS, ArrayFile, Rows
+from madpipe.data.array_file import NUMERIC_KINDS, ArrayFile, Rows, cut_blocks, refuse_bomb
 from madpipe.errors import DamagedFileError, ShapeError, TooFewRowsError, UnknownNameError, nearest
 
+VALUE_BYTES = 8  # of the widest number
 WHOLE_BLOCK = 8192  # rows read at a time when everything is wanted
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # what pandas adds to a parquet file for its row index: no input
 
@@ -27,9 +28,9 @@ def open_csv(
     if fitted is not None:
         columns = _in_fitted_order(columns, fitted, str(path))
 
-    def blocks(size: int) -> Iterator[Rows]:
+    def blocks(size: int, start: int = 0, stop: int | None = None) -> Iterator[Rows]:
         frames = (frame[columns] for frame in _csv_frames(path, size))
-        return (_csv_rows(frame, path, columns == [key]) for frame in frames if len(frame))
+        return cut_blocks((_csv_rows(frame, path, columns == [key]) for frame in frames if len(frame)), start, stop)
 
     shape = () if columns == [key] else (len(columns),)
     return ArrayFile(path, None, shape, blocks, lambda: _joined(blocks(WHOLE_BLOCK), shape), tuple(columns))
@@ -99,21 +100,36 @@ def open_parquet(
     for name in columns:
         _check_arrow_type(schema.field(name).type, f"{path}: column '{name}'")
 
-    def blocks(size: int) -> Iterator[Rows]:
+    def batch_rows(batch: Any) -> Rows:
+        if lists:
+            return _list_rows(batch.column(0), f"{path}: column '{lists[0]}'")
+        rows = np.column_stack([_values(batch.column(name)) for name in columns])
+        return rows[:, 0] if columns == [key] else rows
+
+    def blocks(size: int, start: int = 0, stop: int | None = None) -> Iterator[Rows]:
         try:
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(size, columns=columns):
-                    if lists:
-                        yield _list_rows(batch.column(0), f"{path}: column '{lists[0]}'")
-                    else:
-                        rows = np.column_stack([_values(batch.column(name)) for name in columns])
-                        yield rows[:, 0] if columns == [key] else rows
+                groups, before = _row_groups(file.metadata, start, stop)
+                read = map(batch_rows, file.iter_batches(size, row_groups=groups, columns=columns))
+                yield from cut_blocks(read, start - before, None if stop is None else stop - before)
         except (pa.ArrowException, OSError) as error:
             raise DamagedFileError(f"{path} is damaged: {_one_line(error)}") from error
 
+    def whole() -> Rows:
+        refuse_bomb(row_count * len(columns) * VALUE_BYTES, path.stat().st_size, str(path))
+        return _joined(blocks(WHOLE_BLOCK), shape)
+
     shape = None if lists else () if columns == [key] else (len(columns),)
     named = None if lists else tuple(columns)
-    return ArrayFile(path, row_count, shape, blocks, lambda: _joined(blocks(WHOLE_BLOCK), shape), named)
+    return ArrayFile(path, row_count, shape, blocks, whole, named)
+
+
+def _row_groups(metadata: Any, start: int, stop: int | None) -> tuple[list[int], int]:
+    """The row groups that hold rows start <= r < stop, and how many rows lie before the first of them."""
+    ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+    starts = np.concatenate([[0], ends])
+    chosen = [g for g, end in enumerate(ends) if end > start and (stop is None or starts[g] < stop)]
+    return chosen, int(starts[chosen[0]]) if chosen else 0
 
 
 def _is_list(kind: Any) -> bool:

@@ -96,6 +96,16 @@ def component_matrices(method: Method, index: int, instance: int, most: int) -> 
     return pictures, int(alive.sum())
 
 
+@torch.no_grad()
+def reading_directions(method: Method, index: int, instance: int, most: int) -> list[tuple[str, Floats]]:
+    """(number, V[:, k] of length one, [I]) of at most `most` alive slots of site `index`, the largest first."""
+    V, U = method.model.V[index][instance].double(), method.model.U[index][instance].double()
+    lengths = V.norm(dim=0)
+    sizes = lengths * U.norm(dim=1) * method.alive(index)[instance]
+    order = sizes.argsort(descending=True, stable=True)[: min(most, int((sizes > 0).sum()))]
+    return [(str(k), _array(V[:, k] / lengths[k])) for k in order.tolist()]
+
+
 def _component_importances(method: Method, x: Tensor) -> dict[str, Tensor]:
     """Of x [B, ...]: site -> [S, B, P, C], P = 1 where a site has no positions. A component's slots share theirs."""
     activity = method.activity(method.model.clean_forward(x), x)

@@ -46,6 +46,25 @@ def quality_by_seed(method: Method, chunks: Sequence[Tensor], attacked: bool = T
     ]
 
 
+@torch.no_grad()
+def agreement(method: Method, chunks: Sequence[Tensor]) -> dict[str, float]:
+    """Share of decisions that alive slots alone make as the target does: variant -> share, of the first seed.
+
+    A decision is the class at a position, or the truth of one output; regression has none, and nothing is given.
+    """
+    kind, model = method.statistics.metric.kind, method.model
+    if kind == "regression":
+        return {}
+    same = []
+    for x in chunks:
+        repeated = x.repeat(model.instances, *[1] * (x.ndim - 1))
+        outputs = model.clean_forward(x).output, model.masked_forward(repeated, method.alive_masks()).output
+        clean, explained = (values.argmax(-1) if kind == "categorical" else values > 0 for values in outputs)
+        same.append(explained.reshape(model.instances, len(x), -1) == clean.reshape(1, len(x), -1))
+    shares = torch.cat(same, 1).double().mean((1, 2))
+    return {name: float(shares[v]) for v, name in enumerate(method.variant_names)}
+
+
 def first_rows(chunks: Sequence[Tensor], count: int) -> Tensor:
     """At most `count` rows of chunks [B, ...]."""
     taken, wanted = [], count

@@ -7,7 +7,6 @@ The module's own count of steps says when training is over; Lightning's count of
 
 import logging
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from madpipe.decomposition.checkpoints import LAST, PARTIAL, newest_whole, take_place
 from madpipe.decomposition.method import Method
 from madpipe.decomposition.optimisation import (
     draw_batch,
@@ -31,7 +31,6 @@ from madpipe.decomposition.optimisation import (
 )
 from madpipe.decomposition.processes import agreed, lost_process_named, own_share, take_over_state
 from madpipe.decomposition.stopping import SigtermNote, Stop
-from madpipe.errors import DamagedFileError
 
 INNER_STEPS = 20  # optimiser steps per Lightning step: Trainer overhead falls from a third to a few per cent
 CHECKPOINT_ROUNDS = 10
@@ -108,14 +107,15 @@ class _Report(Callback):
 
 
 class _Save(Checkpoint):
-    """Writes `last.ckpt` every few rounds, at the end, and when training is stopped, which it then ends.
+    """Writes a checkpoint every few rounds, at the end, and when training is stopped, which it then ends.
 
     Lightning's own ModelCheckpoint saves when its count of optimiser steps has moved; ours never does, since the inner
     steps bypass it.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, folder: Path, resumed: Path | None):
+        self.folder = folder
+        self.keep = resumed == folder / LAST  # one that is damaged, and was not resumed, takes no other's place
         self.rounds = 0
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -128,11 +128,15 @@ class _Save(Checkpoint):
             raise module.stop.ending(int(module.step_count), module.method.config.steps)
 
     def _save(self, trainer: lightning.Trainer) -> None:
-        """Whole or not at all: a process killed here leaves the checkpoint before."""
-        partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
+        """Whole or not at all: a process killed here leaves the checkpoints before."""
+        partial = self.folder / PARTIAL
+        try:
+            trainer.save_checkpoint(partial)
+        except OSError as error:  # it names a file that Lightning writes first, in a temporary folder
+            raise OSError(error.errno, error.strerror, str(partial)) from error
         if trainer.is_global_zero:
-            os.replace(partial, self.path)
+            take_place(self.folder, keep=self.keep)
+        self.keep = True
 
 
 class _TakeSigterm(Callback):
@@ -166,24 +170,23 @@ def train(
     progress: Progress,
     logger: Any = False,
 ) -> None:
-    """Train `method` in place. A `last.ckpt` in `checkpoints` is resumed; one is written there every few rounds.
+    """Train `method` in place, on from the newest whole checkpoint in the folder `checkpoints`, where one is written
+    every few rounds.
 
     `trainer_options` are the keys of a config's `trainer` section. It returns after the last step alone: SIGTERM ends
     in SystemExit(143), `max_time` in OutOfTimeError, both with a checkpoint at the step they came in; a loss that is
-    not finite in DivergedError, with the last checkpoint left as it was. DamagedFileError when that cannot be read.
+    not finite in DivergedError, with the last checkpoint left as it was.
     """
     options = dict(trainer_options)
     stop = Stop(options.pop("max_time", None))
     module = DecompositionTraining(method, trusted, rows, seed, options.pop("precision", "32-true"), stop)
-    last = checkpoints / "last.ckpt"
-    if last.exists():
-        _refuse_damage(last)
+    resumed = newest_whole(checkpoints)
     _quieten_lightning()
     note = SigtermNote(stop)
     trainer = lightning.Trainer(
         max_epochs=-1,
         logger=logger,
-        callbacks=[_TakeSigterm(note), _Save(last), _Report(progress)],
+        callbacks=[_TakeSigterm(note), _Save(checkpoints, resumed), _Report(progress)],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -196,22 +199,12 @@ def train(
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.13
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # one dummy batch a round
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # terms are averaged over processes already
-        trainer.fit(module, one_batch, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(module, one_batch, ckpt_path=resumed, weights_only=True)
 
 
 def _strategy(options: Mapping[str, Any]) -> Any:
     several = options.get("devices", 1) != 1 or options.get("num_nodes", 1) > 1
     return _SharedBatches() if several or options.get("strategy") == "ddp" else "auto"
-
-
-def _refuse_damage(checkpoint: Path) -> None:
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a truncated or altered file
-        raise DamagedFileError(
-            f"{checkpoint}: the checkpoint of an interrupted fit cannot be read ({type(error).__name__}); "
-            "delete it to start over."
-        ) from error
 
 
 def _quieten_lightning() -> None:

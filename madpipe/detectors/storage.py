@@ -1,11 +1,18 @@
 """Fitted detectors on disk: skops files, of which nothing is built that is not on a list in the code."""
 
 from importlib.metadata import entry_points
+from math import prod
 from pathlib import Path
+from zipfile import ZipFile
 
+from numpy.lib import format as npy_format
+
+from madpipe.archives import refuse_inflation
 from madpipe.detectors.detector import Detector
 from madpipe.errors import DamagedFileError, MissingFileError
 from madpipe.registry import DETECTORS
+
+READ_HEADER = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 
 
 def allowed_types() -> list[str]:
@@ -36,7 +43,9 @@ def load(path: Path) -> Detector:
 
     if not path.is_file():
         raise MissingFileError(f"no detector file {path}; fit the pipeline again")
+    refuse_inflation(path)  # skops reads every part whole, and stores them uncompressed
     try:
+        _refuse_claims(path)
         estimator = io.load(path, trusted=allowed_types())
     except UntrustedTypesFoundException as error:
         raise DamagedFileError(f"{path} holds a type that is not allowed: {' '.join(str(error).split())}") from error
@@ -45,3 +54,16 @@ def load(path: Path) -> Detector:
     if not isinstance(estimator, Detector):
         raise DamagedFileError(f"{path} holds a {type(estimator).__name__}, which is no detector")
     return estimator
+
+
+def _refuse_claims(path: Path) -> None:
+    """ValueError where an array claims more bytes than it has: numpy sets the memory aside before it reads."""
+    with ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not member.filename.endswith(".npy"):
+                continue
+            with archive.open(member) as file:
+                read = READ_HEADER[npy_format.read_magic(file)]
+                shape, _, dtype = read(file)
+                if prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"{member.filename} claims the shape {shape}")

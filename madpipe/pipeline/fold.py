@@ -71,6 +71,8 @@ def _restore_scales(involvement: Involvement, path: Path) -> None:
 
 
 def _load_member(name: str, spec: Mapping[str, Any], folder: Path) -> Member:
+    if Path(name).name != name:
+        raise DamagedFileError(f"{folder}: the member name {name!r} leads out of the folder.")
     return Member(
         name=name,
         patterns=spec["patterns"],

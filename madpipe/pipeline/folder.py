@@ -26,6 +26,7 @@ from typing import Any
 from madpipe.components.checkpoint import load_json, save_json
 from madpipe.errors import DamagedFileError, MissingFileError
 
+REPLACED = "replaced"  # the folder in the working folder to which an overwritten output is moved
 STAGED = "staged"  # the folder in the working folder in which everything is written
 
 
@@ -46,7 +47,7 @@ class FolderKind:
 PIPELINE = FolderKind(
     noun="pipeline",
     manifest="pipeline.json",
-    closed=("target", "folds", "ensemble"),
+    closed=("target", "folds", "ensemble", "trusted"),
     optional="trusted/",
     command="fit",
     format=3,
@@ -87,13 +88,15 @@ def staging(output: Path) -> Iterator[Path]:
     yield folder
 
 
-def publish(staged: Path, output: Path) -> None:
+def publish(staged: Path, output: Path, *, keep_work: bool = False) -> None:
     """Move a sealed folder to `output`, replacing one that is there, and remove the working folder."""
     work = staged.parent
     if output.exists():
-        os.replace(output, work / "replaced")
+        shutil.rmtree(work / REPLACED, ignore_errors=True)
+        os.replace(output, work / REPLACED)
     os.replace(staged, output)
-    shutil.rmtree(work, ignore_errors=True)
+    if not keep_work:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def seal(folder: Path, facts: Mapping[str, Any], kind: FolderKind = PIPELINE) -> None:
@@ -146,9 +149,13 @@ def verify(folder: Path, kind: FolderKind = PIPELINE) -> dict[str, Any]:
 
 def _verify_file(folder: Path, name: str, expected: str, kind: FolderKind) -> None:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a link to itself
+        raise DamagedFileError(f"{folder / kind.manifest}: names what can be no file ({name[:60]!r}).") from None
+    if not inside:
         raise DamagedFileError(f"{folder / kind.manifest}: names a file outside the folder ({name}).")
-    if not path.is_file():
+    if not there:
         if name.startswith(kind.optional):
             return
         raise DamagedFileError(f"{path}: missing from the {kind.noun}; {kind.command} it again or restore the file.")
@@ -159,6 +166,8 @@ def _verify_file(folder: Path, name: str, expected: str, kind: FolderKind) -> No
 def _refuse_strangers(folder: Path, files: Mapping[str, str], kind: FolderKind) -> None:
     for path in (path for part in kind.closed for path in sorted((folder / part).rglob("*"))):
         name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise DamagedFileError(f"{path}: a link; a {kind.noun} holds files alone. Put the file in its place.")
         if path.is_file() and name not in files and "__pycache__" not in path.parts:
             raise DamagedFileError(f"{path}: not in the manifest, so it was not part of the {kind.noun}; remove it.")
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
+from madpipe.config.loading import read_document
 from madpipe.decomposition.method import Method
-from madpipe.errors import DamagedFileError, unknown
-from madpipe.patterns.batches import scoring_batches
+from madpipe.errors import DamagedFileError, MadpipeError, MemoryShortError, UsageError, unknown
+from madpipe.patterns.batches import SINGLE_PRECISION_ROWS, scoring_batches
 from madpipe.pipeline.ensemble import Ensemble, load_ensemble
 from madpipe.pipeline.fold import load_fold
 from madpipe.pipeline.folder import verify
@@ -23,6 +23,7 @@ from madpipe.pipeline.stored_target import load_written_target
 from madpipe.scores import anomaly_score
 
 Floats = NDArray[np.float64]
+NAMED_BELOW = 0.05  # p-value up to which inputs are unusual enough to say where
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Scored:
 
 
 class Pipeline:
-    """Immutable after loading; `score` may be called from several threads, one at a time goes through."""
+    """Immutable after loading, but for `memory_limit`; `score` may be called from several threads, one at a time goes
+    through.
+    """
 
     def __init__(self, ensemble: Ensemble, config: Mapping[str, Any], facts: Mapping[str, Any]):
         self.ensemble = ensemble
@@ -45,13 +48,27 @@ class Pipeline:
         self.input_shape: tuple[int, ...] = tuple(facts["input_shape"])
         self.key: str | None = facts["key"]
         self.columns: list[str] | None = facts.get("columns")  # of the trusted table; older manifests have none
+        self.memory_limit: int | None = None  # rows that are scored at once, since twice as many did not fit
         self._lock = threading.Lock()
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Pipeline":
-        """Verify every digest, then build. The target's factory, copied into the folder or importable, is executed."""
+        """Verify every digest, then build. The target's factory, copied into the folder or importable, is executed.
+
+        DamagedFileError where files agree with their digests and not with each other: written by something else.
+        """
         facts = verify(folder)
         chosen = usable_device(device)
+        try:
+            return cls._built(folder, facts, chosen)
+        except (MadpipeError, MemoryError):
+            raise
+        except Exception as error:  # what misfits may raise anything, anywhere in torch
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise DamagedFileError(f"{folder}: its files do not fit each other ({reason}); fit it again.") from error
+
+    @classmethod
+    def _built(cls, folder: Path, facts: Mapping[str, Any], chosen: torch.device) -> "Pipeline":
         config = _read_config(folder / "config.yaml")
         loaded = load_written_target(folder / "target", facts["target"])
         dtype = torch.float64 if facts["precision"] == "float64" else torch.float32
@@ -80,6 +97,10 @@ class Pipeline:
     def batch_size(self) -> int:
         return int(self.config["scoring"]["batch_size"])
 
+    def score_flagging(self, x: NDArray[np.float32], alpha: float) -> Scored:
+        """`score`, with parts named for every input that level `alpha` flags and those not far from it."""
+        return self.score(x, max(alpha, NAMED_BELOW))
+
     @torch.no_grad()
     def score(self, x: NDArray[np.float32], named_below: float = 1.0) -> Scored:
         """Scores, p-values, member scores and top components of x [B, ...], in order, whatever else is in the batch.
@@ -87,8 +108,25 @@ class Pipeline:
         Parts are named for inputs whose p-value is at most `named_below`; of the others `top_components` is empty.
         """
         with self._lock:
-            batches = scoring_batches(self._tensor(x), max(len(x), 1))
-            return _joined([self._score_batch(part, count, named_below) for part, count in batches])
+            return _joined(self._score_parts(self._tensor(x), named_below))
+
+    def _score_parts(self, x: Tensor, named_below: float) -> list[Scored]:
+        """In batches as large as memory has allowed so far; one that turns out too large is begun again, in halves.
+
+        MemoryShortError where not even the smallest batch fits: in double precision a row, in single precision the
+        fixed number of rows that keeps scores independent of it (law 3).
+        """
+        while True:
+            size = min(self.memory_limit or len(x), len(x)) or 1
+            try:
+                batches = scoring_batches(x, size)
+                return [self._score_batch(part, count, named_below) for part, count in batches]
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if size == 1 or x.dtype != torch.float64:
+                    raise MemoryShortError(_too_little(x)) from error
+                self.memory_limit = size // 2
 
     def _score_batch(self, x: Tensor, count: int, named_below: float) -> Scored:
         """Of the first `count` rows of x."""
@@ -115,6 +153,17 @@ class Pipeline:
         return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(self.method.model.V[0])
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """torch has a kind of its own for accelerators alone; what its CPU allocator raises tells by its text."""
+    said = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in said
+
+
+def _too_little(x: Tensor) -> str:
+    rows = "one input" if x.dtype == torch.float64 else f"{SINGLE_PRECISION_ROWS} inputs, the least at once,"
+    return f"memory is too short to score {rows} of shape {tuple(x.shape[1:])}; free some, or use another --device."
+
+
 def _joined(parts: Sequence[Scored]) -> Scored:
     """Consecutive batches as one."""
     if len(parts) == 1:
@@ -129,12 +178,9 @@ def _joined(parts: Sequence[Scored]) -> Scored:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise DamagedFileError(f"{path}: not a readable YAML file.") from None
-    if not isinstance(config, dict):
-        raise DamagedFileError(f"{path}: holds no config.")
-    return config
+        return read_document(path)
+    except UsageError as error:  # of the folder, not of who named it
+        raise DamagedFileError(str(error)) from None
 
 
 def usable_device(name: str) -> torch.device:

@@ -16,13 +16,13 @@ from madpipe.patterns.batches import SINGLE_PRECISION_ROWS
 from madpipe.pipeline.scorer import Pipeline
 
 REPEATS, ROWS = 5, 2048
-NAMED_BELOW = 0.05  # what `madpipe score` names parts below
+ALPHA = 0.01
 
 Rows = NDArray[np.float32]
 
 
 def scoring_cost(pipeline: Pipeline, x: Rows) -> dict[str, float]:
-    """`wall_ratio`: wall time of `Pipeline.score` over that of the target's float32 pass without gradients.
+    """`wall_ratio`: wall time of scoring at a level of ALPHA over that of the target's float32 pass without gradients.
 
     Both are medians of interleaved repeats on ROWS inputs, x [N, ...] over again where it is shorter, in the
     pipeline's batches. `evaluations`: how often scoring runs the target, or a rebuilt or masked form of it, for each
@@ -31,14 +31,14 @@ def scoring_cost(pipeline: Pipeline, x: Rows) -> dict[str, float]:
     x = np.resize(x, (ROWS, *x.shape[1:])) if len(x) < ROWS else x[:ROWS]
     target = copy.deepcopy(pipeline.method.model.target).float()
     with _rows_run(pipeline) as run:
-        pipeline.score(x[:SINGLE_PRECISION_ROWS], NAMED_BELOW)
+        pipeline.score_flagging(x[:SINGLE_PRECISION_ROWS], ALPHA)
     evaluations, forward, scoring = sum(run) / SINGLE_PRECISION_ROWS, [], []
     for _ in range(REPEATS):
         started = time.perf_counter()
         _plain(target, x, pipeline.batch_size)
         middle = time.perf_counter()
         for i in range(0, ROWS, pipeline.batch_size):
-            pipeline.score(x[i : i + pipeline.batch_size], NAMED_BELOW)
+            pipeline.score_flagging(x[i : i + pipeline.batch_size], ALPHA)
         forward.append(middle - started)
         scoring.append(time.perf_counter() - middle)
     plain, whole = statistics.median(forward), statistics.median(scoring)

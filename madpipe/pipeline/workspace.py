@@ -3,8 +3,10 @@
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,8 @@ from typing import Any
 
 from madpipe.components.checkpoint import load_json, save_json
 from madpipe.errors import DamagedFileError, MissingFileError
-from madpipe.pipeline.folder import STAGED, partial_folder
+from madpipe.pipeline.folder import PIPELINE, STAGED, folder_digest, partial_folder
+from madpipe.pipeline.locking import locked
 
 STATE = "fit.json"
 JOIN_SECONDS = 600  # a leader may first have a store to reach and weights to load
@@ -31,10 +34,17 @@ class Workspace:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    @property
+    def token(self) -> str:
+        """A name for this work, the same in all attempts at it."""
+        return str(self.notes["token"])
+
     def note(self, **values: Any) -> None:
         """Remember values (run ids) for a resumed fit."""
         self.notes.update(values)
-        save_json(self.notes, self.folder / STATE)
+        partial = self.folder / f"{STATE}.partial"
+        save_json(self.notes, partial)
+        os.replace(partial, self.folder / STATE)  # whole or not at all: without it a fit begins anew
 
 
 @contextmanager
@@ -46,16 +56,9 @@ def open_workspace(output: Path, identity: Mapping[str, Any]) -> Iterator[Worksp
     folder = partial_folder(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
     except OSError as error:
         raise MissingFileError(f"cannot write beside {output}: {error.strerror}; choose another -o.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MissingFileError(
-                f"another process is writing {output} now; wait for it, or choose another -o."
-            ) from None
+    with locked(folder / "lock", f"another process is writing {output} now; wait for it, or choose another -o."):
         key = _key(identity)
         notes = _notes(folder)
         resumed = notes.get("identity") == key
@@ -63,9 +66,16 @@ def open_workspace(output: Path, identity: Mapping[str, Any]) -> Iterator[Worksp
             notes = {"identity": key}
             for name in ("checkpoints", STAGED):
                 shutil.rmtree(folder / name, ignore_errors=True)
-        workspace = Workspace(folder, resumed, notes)
+        workspace = Workspace(folder, resumed, {"token": uuid.uuid4().hex} | notes)
         workspace.note()
         yield workspace
+
+
+def published_unrecorded(output: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether `output` is what the work of `identity` made before it was interrupted, short of being logged."""
+    notes = _notes(partial_folder(output))
+    made = notes.get("identity") == _key(identity) and (output / PIPELINE.manifest).is_file()
+    return made and notes.get("published") == folder_digest(output)
 
 
 def join_workspace(output: Path, identity: Mapping[str, Any]) -> Workspace:

@@ -118,13 +118,15 @@ def alive_spectrum_figure(
     mean: Mapping[str, ArrayLike] | None = None,
     *,
     threshold: float = ALIVE,
+    size: tuple[float, float] | None = None,
     title: str = "",
 ) -> Figure:
     """Causal importances on trusted data by falling size, one line per site: the largest and, if given, the mean.
 
     largest, mean: site -> [C] in [0, 1]. What is above `threshold` at its largest is alive; the legend counts it.
+    size: inches.
     """
-    figure = Figure(figsize=(8 if mean is None else 13, 5), layout="constrained")
+    figure = Figure(figsize=size or (8 if mean is None else 13, 5), layout="constrained")
     panels = figure.subplots(1, 1 if mean is None else 2, squeeze=False, sharex=True)[0]
     labels = {}
     for site, values in largest.items():
@@ -171,12 +173,16 @@ def l0_figure(steps: ArrayLike, l0: Mapping[str, ArrayLike], *, wanted: float | 
 
 
 def reconstruction_figure(
-    divergences: Mapping[str, Mapping[str, ArrayLike]], *, unit: str = "nats per input", title: str = ""
+    divergences: Mapping[str, Mapping[str, ArrayLike]],
+    *,
+    unit: str = "nats per input",
+    repeats: str = "seeds",
+    title: str = "",
 ) -> Figure:
     """Divergence from the target's output under each kind of mask, as bars on a logarithmic axis.
 
-    divergences: variant -> mask -> one value or one per seed; a bar is their mean, dots are seeds. What is not above
-    zero has no bar, only its number.
+    divergences: variant -> mask -> one value or one per seed; a bar is their mean, dots are seeds, or other `repeats`.
+    What is not above zero has no bar, only its number.
     """
     masks = list(dict.fromkeys(mask for by_mask in divergences.values() for mask in by_mask))
     thickness = 0.8 / max(len(divergences), 1)
@@ -193,7 +199,7 @@ def reconstruction_figure(
     axes.set_yticks(range(len(masks)), [plain(mask) for mask in masks])
     axes.set_ylim(max(len(masks), 1) - 0.5, -0.5)  # the first on top
     several = any(np.size(values) > 1 for by_mask in divergences.values() for values in by_mask.values())
-    seeds = "\nbars: mean over seeds, dots: seeds" if several else ""
+    seeds = f"\nbars: mean over {repeats}, dots: {repeats}" if several else ""
     label_axes(axes, f"divergence from the target's output ({unit}){seeds}", "")
     axes.grid(visible=False, axis="y")
     if len(divergences) > 1:

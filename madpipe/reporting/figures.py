@@ -38,7 +38,7 @@ def evaluation_figure(
     draw_score_histograms(histogram, anomaly_score, labels, threshold=threshold, alpha=alpha)
     for axes in (roc, roc_at_low_rates):
         draw_roc(axes, anomaly_score, labels, members=members or {}, controls=controls or {})
-    _show_low_rates(roc_at_low_rates, int((~labels).sum()))
+    show_low_rates(roc_at_low_rates, int((~labels).sum()))
     lines, names = roc.get_legend_handles_labels()
     figure.legend(
         [lines[-1], *lines[:-1]],  # the default is drawn last, to lie on top, and listed first
@@ -59,21 +59,26 @@ def draw_score_histograms(
     is_anomalous: ArrayLike,
     *,
     threshold: float | None = None,
-    alpha: float = 0.01,
+    alpha: float | None = 0.01,
+    names: tuple[str, str] = ("normal", "anomalous"),
 ) -> None:
-    """The share of each group in every bin; scores far outside the normal ones are counted in the outermost bins."""
+    """The share of each group in every bin; scores far outside the normal ones are counted in the outermost bins.
+
+    names: of the two groups. alpha: None where the rule that flags from `threshold` is another.
+    """
     scores, labels = np.asarray(anomaly_score, dtype=np.float64), np.asarray(is_anomalous, dtype=bool)
     low, high = _histogram_range(scores, labels, threshold)
     beyond = int(np.sum((scores < low) | (scores > high)))
     edges = np.linspace(low, high, BINS + 1).tolist()
-    for name, chosen, colour in (("normal", ~labels, NORMAL), ("anomalous", labels, ANOMALOUS)):
+    for name, chosen, colour in ((names[0], ~labels, NORMAL), (names[1], labels, ANOMALOUS)):
         values = np.clip(scores[chosen], low, high)
         shares = np.full(len(values), 1 / max(len(values), 1))
         label = f"{name} ({len(values):,})"
         axes.hist(values, edges, weights=shares, histtype="stepfilled", color=colour, alpha=0.4, label=label)
         axes.hist(values, edges, weights=shares, histtype="step", color=colour, linewidth=1.5)
     if threshold is not None and np.isfinite(threshold):
-        axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5, label=f"flagged: p ≤ {alpha:g}")
+        rule = "flagged from here on" if alpha is None else f"flagged: p ≤ {alpha:g}"
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5, label=rule)
     note = f"\n{beyond:,} beyond the edges are in the outermost bins" if beyond else ""
     label_axes(axes, f"anomaly score (higher = worse){note}", "share of the group")
     axes.set_ylim(top=1.3 * axes.get_ylim()[1])  # room for the legend
@@ -138,7 +143,7 @@ def _histogram_range(
     return float(low - margin), float(high + margin)
 
 
-def _show_low_rates(axes: Axes, normal_count: int) -> None:
+def show_low_rates(axes: Axes, normal_count: int) -> None:
     """A logarithmic axis from half of the smallest rate that this many normal inputs can show."""
     axes.set_xscale("log")
     axes.set_xlim(0.5 / max(normal_count, 2), 1)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from madpipe.errors import DamagedFileError, FactoryError, MissingFileError, WeightsError, nearest
+from madpipe.targets.pickled_weights import refuse_hostile
 
 OutputKind = Literal["categorical", "bernoulli", "regression"]
 
@@ -154,8 +156,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors in a safetensors file, or in a file torch.load accepts with weights_only; nothing is unpickled."""
     if not path.is_file():
         raise MissingFileError(f"target.weights: no file {path}.")
+    if not os.access(path, os.R_OK):
+        raise MissingFileError(
+            f"target.weights: this user may not read {path}; safetensors writes files for their owner alone."
+        )
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            refuse_hostile(path)
+            state = torch.load(path, "cpu", weights_only=True)
     except Exception as error:
         # torch's own message for a pickle advises weights_only=False, which would run what is in the file.
         raise DamagedFileError(

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from madpipe.errors import TrackingError
+from madpipe.errors import MissingFileError, TrackingError
 
 DATABASE_PORTS = {
     "postgresql": 5432,
@@ -45,6 +45,16 @@ def dialect_of(uri: str) -> str:
 def sqlite_path(uri: str) -> Path:
     """The database file of a `sqlite:///` address, absolute or as written."""
     return Path(uri.partition(":///")[2].partition("?")[0])
+
+
+def existing_store(tracking_uri: str | None) -> str:
+    """`store_uri`, once its sqlite file is there: MissingFileError where looking would make an empty store."""
+    uri = store_uri(tracking_uri)
+    if dialect_of(uri) == "sqlite" and not sqlite_path(uri).is_file():
+        raise MissingFileError(
+            f"no MLflow store at {sqlite_path(uri)}. Run 'madpipe fit' there first, or give --tracking-uri."
+        )
+    return uri
 
 
 def artifact_root(uri: str) -> str | None:

@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-from madpipe.errors import MadpipeError, TrackingError
+from madpipe.errors import MadpipeError, TrackingError, UnreachableError
 from madpipe.tracking.addresses import (
     DATABASE_PORTS,
     artifact_root,
@@ -28,13 +29,19 @@ from madpipe.tracking.addresses import (
 )
 
 PROBE_SECONDS = 4  # a server answers an empty request in milliseconds; a person waits five seconds
+_PATIENT_SECONDS = 10  # a loaded server may need them for a thousand metrics
+_REFUSALS = (  # MLflow's codes for what it would refuse the next time too
+    *("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_EXHAUSTED"),
+    *("BAD_REQUEST", "INVALID_STATE", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "FEATURE_DISABLED"),
+)
 _ANOTHER_STORE = "or another --tracking-uri (without one, an sqlite file in the current directory is used)"
 _HTTP_REASONS = {
     "Connection refused": "nothing listens there",
     "NameResolutionError": "no such host",
-    "timed out": f"no answer within {PROBE_SECONDS} s",
+    "timed out": "no answer within seconds",
     "error code 401": "it refuses the credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-    "error code 403": "it refuses the credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "error code 403": "it refuses the credentials (set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD) or the "
+    "name it was called by (start it with --allowed-hosts)",
     "error code 404": "something answers there, but not MLflow",
     "JSON": "something answers there, but not MLflow",
     "certificate": "its certificate is not trusted",
@@ -57,9 +64,8 @@ def connect(uri: str) -> MlflowClient:
         except Exception as error:
             if dialect not in ("http", "https"):
                 raise
-            reason = next((said for sign, said in _HTTP_REASONS.items() if sign in str(error)), one_line(error, uri))
-            raise TrackingError(
-                f"cannot reach the MLflow server {redact(uri)}: {reason}. "
+            raise UnreachableError(
+                f"cannot reach the MLflow server {redact(uri)}: {_reason(error, uri)}. "
                 f"Start it (mlflow server), give its right address, {_ANOTHER_STORE}."
             ) from None
     return client
@@ -88,6 +94,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 def border(uri: str, doing: str) -> Iterator[None]:
     """Turns whatever MLflow and its storage libraries raise inside into one TrackingError line without secrets.
 
+    It is an UnreachableError unless MLflow refused what was asked, or the fault is in a program.
     The original error is not chained: its text and its frames hold the address as it was given.
     """
     try:
@@ -95,7 +102,21 @@ def border(uri: str, doing: str) -> Iterator[None]:
     except (MadpipeError, AssertionError):
         raise
     except Exception as error:
-        raise TrackingError(f"{doing} {redact(uri)}: {one_line(error, uri)}") from None
+        if _is_refusal(error):
+            raise TrackingError(f"{doing} {redact(uri)}: {one_line(error, uri)}") from None
+        raise UnreachableError(f"{doing} {redact(uri)}: {_reason(error, uri)}") from None
+
+
+def _reason(error: Exception, uri: str) -> str:
+    """Why a store does not answer, in plain words where they are known."""
+    known = _HTTP_REASONS if dialect_of(uri) in ("http", "https") else {}
+    return next((said for sign, said in known.items() if sign in str(error)), one_line(error, uri))
+
+
+def _is_refusal(error: Exception) -> bool:
+    if isinstance(error, MlflowException):
+        return error.error_code in _REFUSALS
+    return isinstance(error, (TypeError, LookupError, AttributeError, NameError, ImportError))
 
 
 def one_line(error: Exception, uri: str) -> str:
@@ -141,6 +162,16 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 def impatient() -> AbstractContextManager[None]:
     """MLflow gives an http server one chance of PROBE_SECONDS inside, instead of minutes of retries."""
     return environment({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS)})
+
+
+def bounded() -> AbstractContextManager[None]:
+    """MLflow gives an http server two chances of `_PATIENT_SECONDS` inside: enough for a short stutter."""
+    return environment({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(_PATIENT_SECONDS)})
+
+
+def bounded_upload() -> AbstractContextManager[None]:
+    """No second chance, and MLflow's own 120 s for the answer to a large file: a dead server is noticed at once."""
+    return environment({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"})
 
 
 @contextmanager
@@ -201,6 +232,6 @@ def _look_at_server(uri: str) -> None:
         socket.create_connection(address, timeout=PROBE_SECONDS).close()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise TrackingError(
+        raise UnreachableError(
             f"cannot reach the database {redact(uri)} ({reason}). Start it, give its right address, {_ANOTHER_STORE}."
         ) from None

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from madpipe.errors import TrackingError
 from madpipe.tracking.connection import impatient
+from madpipe.tracking.system_metrics import system_metrics
 
 Rows = Sequence[tuple[int, Mapping[str, float]]]
 _BUFFERED_METRICS = 1000  # what one request can carry
@@ -49,7 +50,7 @@ class RunLogger(Logger):
         self._rows.append((step or 0, values))
         full = sum(len(row) for _, row in self._rows) >= _BUFFERED_METRICS
         if full or time.monotonic() - self._written_at > _BUFFERED_SECONDS:
-            self._write()
+            self._write(measured=True)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -63,7 +64,9 @@ class RunLogger(Logger):
     def _grouped(self, name: str) -> str:
         return name if "/" in name else f"{self._group}{name}"
 
-    def _write(self) -> None:
+    def _write(self, measured: bool = False) -> None:
         rows, self._rows = self._rows, []
+        if measured and rows:
+            rows.append((rows[-1][0], system_metrics()))
         self._written_at = time.monotonic()
         self._write_rows(rows)

@@ -51,16 +51,32 @@ def register(run: Run, model_uri: str, name: str) -> ModelVersion:
         with suppress(MlflowException):  # it is there already, or creating the version says what is wrong
             client.create_registered_model(name)
         made = client.create_model_version(name, model_uri, run_id=run.id, model_id=model_id)
-        aliases = (
-            ("candidate",) if "champion" in client.get_registered_model(name).aliases else ("candidate", "champion")
-        )
-        for alias in aliases:
-            client.set_registered_model_alias(name, alias, str(made.version))
-        # MLflow's pages read this tag to link a logged model to its registered versions.
-        known = json.loads(client.get_logged_model(model_id).tags.get("mlflow.modelVersions", "[]"))
-        versions = [*known, {"name": name, "version": made.version}]
-        client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(versions)})
-    return ModelVersion(name, int(made.version), aliases)
+        return _point_at(run, name, made.version, model_id)
+
+
+def registered_before(run: Run, model_uri: str, name: str) -> ModelVersion | None:
+    """The version of `name` that an earlier `register` made of this model, with the rest of it done; or None."""
+    client, model_id = run.store.client, model_uri.removeprefix("models:/")
+    with border(run.store.uri, "cannot register in"), quiet(), _global_store(run.store.uri):
+        found = client.search_model_versions(f"run_id = '{run.id}'")
+        # A server does not tell a version's model_id; its source is the address that it was made of.
+        versions = [made.version for made in found if made.name == name and made.source == model_uri]
+        return _point_at(run, name, versions[0], model_id) if versions else None
+
+
+def _point_at(run: Run, name: str, version: int | str, model_id: str) -> ModelVersion:
+    """Aliases and MLflow's link for a version, unless they are there, or a later version has taken `candidate` over."""
+    client = run.store.client
+    known = json.loads(client.get_logged_model(model_id).tags.get("mlflow.modelVersions", "[]"))
+    standing = {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
+    wanted = ("candidate",) if "champion" in standing else ("candidate", "champion")
+    aliases = tuple(alias for alias in wanted if standing.get(alias, 0) < int(version))
+    for alias in aliases:
+        client.set_registered_model_alias(name, alias, str(version))
+    link = {"name": name, "version": version}
+    if link not in known:  # MLflow's pages read this tag to link a logged model to its registered versions.
+        client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([*known, link])})
+    return ModelVersion(name, int(version), aliases)
 
 
 def local_folder(model_uri: str, trust_code: bool, tracking_uri: str | None = None) -> Path:
@@ -70,6 +86,15 @@ def local_folder(model_uri: str, trust_code: bool, tracking_uri: str | None = No
     UsageError without `trust_code`, since scoring runs the target's factory code that comes with the folder;
     UnknownNameError with the nearest known name, version or alias; TrackingError when the store cannot be reached.
     """
+    return _fetch(model_uri, trust_code, tracking_uri, f"/{FOLDER_IN_MODEL}")
+
+
+def local_model(model_uri: str, trust_code: bool, tracking_uri: str | None = None) -> Path:
+    """The whole MLflow model behind `model_uri`, downloaded like `local_folder`, with the same errors."""
+    return _fetch(model_uri, trust_code, tracking_uri, "")
+
+
+def _fetch(model_uri: str, trust_code: bool, tracking_uri: str | None, part: str) -> Path:
     if not trust_code:
         raise UsageError(
             f"{model_uri} comes from a registry and brings the code of its target's own factory, which scoring "
@@ -81,7 +106,7 @@ def local_folder(model_uri: str, trust_code: bool, tracking_uri: str | None = No
         location = _location(client, model_uri, MODEL_NAME)
         if Path(FOLDER_IN_MODEL).name not in _names_in(f"{location}/artifacts", uri):
             raise UsageError(f"{model_uri} holds no madpipe pipeline: something else logged it.")
-        return _download(f"{location}/{FOLDER_IN_MODEL}", uri)
+        return _download(f"{location}{part}", uri)
 
 
 def local_decomposition(model_uri: str, tracking_uri: str | None = None) -> Path:

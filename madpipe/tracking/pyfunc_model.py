@@ -11,6 +11,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from madpipe.data.frames import frame_rows
 from madpipe.data.inputs import check_rows
 from madpipe.pipeline.scorer import Pipeline
 from madpipe.scores import ScoreTable
@@ -30,12 +31,14 @@ class PipelineModel(PythonModel):
         """The columns of a score file, in the order of the inputs; flagged = p_value <= `params["alpha"]`.
 
         `model_input` is an array [B, *input_shape]. A table with one column per value, one column of lists, and nested
-        lists are taken too, and any real type; over HTTP and in `load_model(...).predict` MLflow itself insists on the
-        signature before: float32 and this shape.
+        lists are taken too, and any real type; a pipeline that was fitted on a table takes columns by their names. Over
+        HTTP and in `load_model(...).predict` MLflow itself insists on the signature before.
         """
-        rows = np.asarray(model_input)
-        if rows.dtype == object:
-            rows = np.array([np.asarray(row.item() if row.size == 1 else row.tolist()) for row in rows])
+        given: Any = model_input  # MLflow takes a type hint for a promise, so a table may not be named in it
+        if isinstance(given, pd.DataFrame):
+            rows = frame_rows(given, self._pipeline.columns, "model_input")
+        else:
+            rows = np.asarray(given)
         x = check_rows(rows, self._pipeline.input_shape, "model_input")
         alpha = (params or {}).get("alpha", DEFAULT_ALPHA)
         size = self._pipeline.batch_size
@@ -44,7 +47,7 @@ class PipelineModel(PythonModel):
 
     def _table(self, x: np.ndarray, first: int, alpha: float) -> pd.DataFrame:
         """One batch; `first` is the number of its first row in the request."""
-        scored = self._pipeline.score(x)
+        scored = self._pipeline.score_flagging(x, alpha)
         table = ScoreTable(
             input_id=[str(first + row) for row in range(len(x))],
             anomaly_score=scored.anomaly_score,

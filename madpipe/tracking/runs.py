@@ -8,6 +8,7 @@ import getpass
 import math
 import re
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
 
 from madpipe import __version__
 from madpipe.errors import ConfigError, OutOfTimeError, TrackingError
@@ -24,12 +24,15 @@ from madpipe.tracking.addresses import dialect_of, redact, scrub, store_uri
 from madpipe.tracking.connection import border, connect, experiment_id, impatient, quiet
 from madpipe.tracking.datasets import dataset_input
 from madpipe.tracking.interruption import sigterm_raises
+from madpipe.tracking.operations import RUN_KEY, Operation, Performer, dataset_operation, is_local
+from madpipe.tracking.spool import Spool
 
 if TYPE_CHECKING:
     from madpipe.tracking.lightning_logger import RunLogger
 
 Kind = Literal["decomposition", "detector", "score", "evaluation", "benchmark", "benchmark cell"]
 Scalar = str | int | float | bool | None
+_STARTED_AT = time.time() - time.monotonic()  # when the monotonic clock began, by the clock on the wall
 
 _PARAM_CHARACTERS = 500  # a param is read in a table's cell; MLflow itself cuts silently at 6000
 _TAG_CHARACTERS = 8000  # MLflow's limit for a tag, the note included
@@ -43,24 +46,42 @@ def open_store(tracking_uri: str | None, experiment: str) -> "Store":
     with a new sqlite file makes its tables, which takes some seconds. TrackingError within about 5 s when it cannot be
     reached; ConfigError for an experiment that cannot also name a registered model.
     """
-    if not experiment.strip() or set("/:@") & set(experiment):
-        raise ConfigError(
-            f"tracking.experiment '{experiment}' cannot be a name: it is also the registered model's, "
-            "and must be neither empty nor hold '/', ':' or '@'."
-        )
+    _refuse_unnameable(experiment)
     uri = store_uri(tracking_uri)
     client = connect(uri)
     return Store(uri, client, experiment, experiment_id(client, uri, experiment))
 
 
+def absent_store(tracking_uri: str | None, experiment: str) -> "Store":
+    """A store that need not answer now: an http server. TrackingError for others, which are opened at once."""
+    _refuse_unnameable(experiment)
+    uri = store_uri(tracking_uri)
+    if dialect_of(uri) not in ("http", "https"):
+        raise TrackingError(f"{redact(uri)} is no http server, and what is no server has to be there from the start.")
+    with quiet():
+        return Store(uri, MlflowClient(tracking_uri=uri), experiment, "")
+
+
+def _refuse_unnameable(experiment: str) -> None:
+    if not experiment.strip() or set("/:@") & set(experiment):
+        raise ConfigError(
+            f"tracking.experiment '{experiment}' cannot be a name: it is also the registered model's, "
+            "and must be neither empty nor hold '/', ':' or '@'."
+        )
+
+
 @dataclass(frozen=True)
 class Store:
-    """One experiment in one MLflow store. `uri` may hold credentials: show `address`."""
+    """One experiment in one MLflow store. `uri` may hold credentials: show `address`.
+
+    spool: where writes go that the store cannot take now; without one they are a TrackingError.
+    """
 
     uri: str = field(repr=False)
     client: MlflowClient = field(repr=False)
     experiment: str
     experiment_id: str
+    spool: Spool | None = field(default=None, repr=False)
 
     @property
     def address(self) -> str:
@@ -68,16 +89,23 @@ class Store:
 
     @contextmanager
     def run(
-        self, name: str, kind: Kind, tags: Mapping[str, str] | None = None, *, resume: str | None = None
+        self,
+        name: str,
+        kind: Kind,
+        tags: Mapping[str, str] | None = None,
+        *,
+        resume: str | None = None,
+        key: str | None = None,
     ) -> Iterator["Run"]:
         """A run that is FINISHED at the end of the block, FAILED after an exception, KILLED after Ctrl-C, SIGTERM
         or where a time limit is over.
 
         Tags without a dot get the prefix `madpipe.`: "decomposition_run_id" becomes madpipe.decomposition_run_id.
-        `resume` continues the run with that id.
+        `resume` continues the run with that id; what it has written already is not written twice. `key`: the caller's
+        own name for a run that an earlier attempt may have started without learning its id (with a spool alone).
         """
         tags = {**_origin(kind), **(tags or {})}
-        run = Run(self, resume or self._new_run(name, tags))
+        run = Run(self, resume or self._new_run(name, tags, key), again=resume is not None or key is not None)
         with sigterm_raises():
             try:
                 if resume:
@@ -97,6 +125,8 @@ class Store:
 
     def has_run(self, run_id: str) -> bool:
         """Whether `run_id` is an active run of this experiment, so that it can be resumed."""
+        if self.spool and is_local(run_id):
+            return self.spool.holds_run(run_id)
         with suppress(TrackingError), border(self.uri, "cannot look into"), quiet():
             info = self.client.get_run(run_id).info
             return bool(info.experiment_id == self.experiment_id and info.lifecycle_stage == "active")
@@ -109,17 +139,38 @@ class Store:
             return [str(made.model_id) for made in outputs.model_outputs] if outputs else []
         return []
 
-    def _new_run(self, name: str, tags: Mapping[str, str]) -> str:
-        with border(self.uri, "cannot start a run in"), quiet():
-            made = self.client.create_run(self.experiment_id, tags=_clean_tags(tags), run_name=name)
-            return str(made.info.run_id)
+    def write(self, operation: Operation, *, again: bool = False) -> str | None:
+        """Perform an operation, or keep it where there is a spool and the store is away.
+
+        `again`: it may have been performed before, wholly or in part.
+        """
+        if self.spool:
+            return self.spool.write(operation, again=again)
+        with border(self.uri, "cannot start a run in" if operation["do"] == "start" else "cannot write to"), quiet():
+            return Performer(self).perform(operation, again)
+
+    def real_id(self, run_id: str) -> str | None:
+        """The id that the store has given a run; None while the run waits to be sent."""
+        if not self.spool or not is_local(run_id):
+            return run_id
+        with suppress(TrackingError), border(self.uri, "cannot look into"), quiet(), impatient():
+            return None if self.spool.waiting else self.spool.performer.run_id(run_id)
+        return None
+
+    def settle(self) -> Path | None:
+        """The folder in which writes are kept that this store did not take, after a last try; None where it has all."""
+        return self.spool.settle() if self.spool else None
+
+    def _new_run(self, name: str, tags: Mapping[str, str], known: str | None = None) -> str:
+        key = known or uuid.uuid4().hex
+        tags = {**_clean_tags(tags), **({RUN_KEY: key} if self.spool else {})}
+        started = {"do": "start", "key": key, "name": name, "tags": tags, "time": _now()}
+        made = self.write(started, again=known is not None)
+        assert made is not None
+        return made
 
     def _status(self, run_id: str, status: str) -> None:
-        with border(self.uri, "cannot write to"), quiet():
-            if status == "RUNNING":
-                self.client.update_run(run_id, status=status)
-            else:
-                self.client.set_terminated(run_id, status)
+        self.write({"do": "status", "run": run_id, "status": status, "time": _now()})
 
     def _close(self, run_id: str, status: str) -> None:
         """One short try: a store that died must neither hide the error that ended the run nor delay the way out."""
@@ -129,10 +180,14 @@ class Store:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. Addresses in what is written through `params`, `tags`, `note` and `text` lose their credentials."""
+    """One run. Addresses in what is written through `params`, `tags`, `note` and `text` lose their credentials.
+
+    again: an earlier attempt may have written some of it.
+    """
 
     store: Store
     id: str
+    again: bool = False
 
     @property
     def address(self) -> str:
@@ -143,14 +198,11 @@ class Run:
 
     def params(self, values: Mapping[str, Scalar]) -> None:
         """A small flat set: `{"decomposition.method": "spd", "seed": 0}`. Params cannot be changed later."""
-        rows = [Param(_key(name), _clean(value)) for name, value in values.items()]
-        for row in rows:
-            assert len(row.value) <= _PARAM_CHARACTERS, (
-                f"param {row.key} has {len(row.value)} characters; log it with text()"
-            )
+        rows = [(_key(name), _clean(value)) for name, value in values.items()]
+        for name, value in rows:
+            assert len(value) <= _PARAM_CHARACTERS, f"param {name} has {len(value)} characters; log it with text()"
         for start in range(0, len(rows), _PARAMS_A_REQUEST):
-            with self._writing():
-                self._client.log_batch(self.id, params=rows[start : start + _PARAMS_A_REQUEST], synchronous=True)
+            self._write({"do": "params", "values": dict(rows[start : start + _PARAMS_A_REQUEST])})
 
     def metrics(
         self, values: Mapping[str, float], step: int | None = None, *, model_id: str | None = None
@@ -160,24 +212,22 @@ class Run:
 
     def history(self, rows: Iterable[tuple[int, Mapping[str, float]]], *, model_id: str | None = None) -> list[str]:
         """Metrics of many steps, [(step, {name: value})], in one request per thousand; returns the names left out."""
-        now = int(time.time() * 1000)
-        finite: list[Metric] = []
+        now = _now()
+        finite: list[tuple[str, float, int, int]] = []
         left_out: dict[str, None] = {}
         for step, values in rows:
             for name, value in values.items():
                 if math.isfinite(value):
-                    finite.append(Metric(_key(name), float(value), now, step, model_id=model_id))
+                    finite.append((_key(name), float(value), now, step))
                 else:
                     left_out[name] = None
         for start in range(0, len(finite), _METRICS_A_REQUEST):
-            with self._writing():
-                self._client.log_batch(self.id, metrics=finite[start : start + _METRICS_A_REQUEST], synchronous=True)
+            points = finite[start : start + _METRICS_A_REQUEST]
+            self._write({"do": "metrics", "points": points, "model_id": model_id})
         return list(left_out)
 
     def tags(self, values: Mapping[str, str]) -> None:
-        rows = [RunTag(name, value) for name, value in _clean_tags(values).items()]
-        with self._writing():
-            self._client.log_batch(self.id, tags=rows, synchronous=True)
+        self._write({"do": "tags", "values": _clean_tags(values)})
 
     def note(self, markdown: str) -> None:
         """The description that MLflow shows at the top of the run's page."""
@@ -186,38 +236,28 @@ class Run:
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies a file, or a folder with all that is in it, under `folder` of the run's artifacts."""
         assert path.exists(), f"no artifact at {path}"
-        with self._writing():
-            self._client.log_artifact(self.id, str(path), folder)
+        self._write({"do": "artifact", "path": str(path), "folder": folder})
 
     def text(self, content: str, artifact_file: str) -> None:
         """Writes `content` as the artifact `artifact_file`, for example "config/resolved.yaml"."""
-        with self._writing():
-            self._client.log_text(self.id, scrub(content), artifact_file)
+        self._write({"do": "text", "content": scrub(content), "file": artifact_file})
 
     def dataset(self, x: np.ndarray, name: str, context: str) -> str:
         """Records that the run used `x` [n, ...] as `context`; returns the digest. The rows are not stored."""
         record = dataset_input(x, name, context)
-        with self._writing():
-            self._client.log_inputs(self.id, datasets=[record])
+        self._write(dataset_operation(record))
         return str(record.dataset.digest)
 
     def model(self, name: str, params: Mapping[str, Scalar] | None = None, folder: Path | None = None) -> str:
         """Records a model that this run made (with the files of `folder`); returns its id, for other runs' lineage."""
         values = {_key(key): _clean(value) for key, value in (params or {}).items()}
-        with self._writing():
-            made = self._client.create_logged_model(
-                self.store.experiment_id, name, source_run_id=self.id, params=values
-            )
-            if folder is not None:
-                self._client.log_model_artifacts(made.model_id, str(folder))
-            self._client.finalize_logged_model(made.model_id, "READY")
-            self._client.log_outputs(self.id, [LoggedModelOutput(made.model_id, step=0)])
-        return str(made.model_id)
+        made = self._write({"do": "model", "name": name, "values": values, "path": str(folder) if folder else None})
+        assert made is not None
+        return made
 
     def model_inputs(self, model_ids: Sequence[str]) -> None:
         """Records that the run starts from these models: the lineage that MLflow draws."""
-        with self._writing():
-            self._client.log_inputs(self.id, models=[LoggedModelInput(model_id) for model_id in model_ids])
+        self._write({"do": "model_inputs", "models": list(model_ids)})
 
     def lightning_logger(self, prefix: str = "train/") -> "RunLogger":
         """A Lightning logger that writes into this run and leaves its status alone."""
@@ -225,14 +265,13 @@ class Run:
 
         return RunLogger(self.history, self.store.experiment, self.id, prefix)
 
-    @property
-    def _client(self) -> MlflowClient:
-        return self.store.client
+    def _write(self, operation: Operation) -> str | None:
+        return self.store.write({"run": self.id, **operation}, again=self.again)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with border(self.store.uri, "cannot write to"), quiet():
-            yield
+
+def _now() -> int:
+    """ms since 1970, as MLflow counts; in one process it never goes back, also where somebody sets the clock."""
+    return int((_STARTED_AT + time.monotonic()) * 1000)
 
 
 def _clean(value: Scalar) -> str:

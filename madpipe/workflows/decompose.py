@@ -43,6 +43,7 @@ class DecomposeResult:
     seconds: float
     best: int
     seeds: Sequence[Assessment]
+    unsent: Path | None
 
 
 def decompose(
@@ -52,6 +53,7 @@ def decompose(
     output: Path | None,
     overwrite: bool = False,
     tracking_uri: str | None = None,
+    spool: bool = False,
     report: Report,
 ) -> DecomposeResult:
     """Train every seed on the rows that a `fit` of this config would fit on, judge, draw, write and log.
@@ -72,7 +74,7 @@ def decompose(
     own = identity("decompose", settings, source)
     if follows(config.trainer):
         follow(config, output, own, source, [split])
-    store = find_store(config, tracking_uri)
+    store = find_store(config, tracking_uri, output, report, spool)
     with open_workspace(output, own) as workspace:
         announce_decomposition(report, source, split, workspace)
         record = DecompositionRecord(store, name, settings, settings["decomposition"], source, [split], workspace)
@@ -80,19 +82,22 @@ def decompose(
             method = _train(config, record, run)
             seeds = assess(method, chunks_of(source, split.validation), source.mechanisms)
             best = shortest([seed.description_length for seed in seeds])
+            run_id = store.real_id(run.id) if store and run else None
             with staging(output) as staged:
                 draw_decomposition(staged / "figures", method, best, seeds, source, split)
                 documents = [assessment.document() for assessment in seeds]
-                write_decomposition(staged, source, settings, method, split, documents, best, run.id if run else None)
+                write_decomposition(staged, source, settings, method, split, documents, best, run_id)
                 publish(staged, output)
             model_uri = _log(record, run, output, seeds, best)
+    unsent = store.settle() if store else None
     return DecomposeResult(
         decomposition=output,
-        run_id=run.id if run else None,
+        run_id=store.real_id(run.id) if store and run else None,
         model_uri=model_uri,
         seconds=time.monotonic() - started,
         best=best,
         seeds=seeds,
+        unsent=unsent,
     )
 
 

@@ -15,6 +15,7 @@ from madpipe.pipeline.folder import DECOMPOSITION, folder_digest
 from madpipe.pipeline.source import Source
 from madpipe.pipeline.workspace import Workspace
 from madpipe.tracking.model_registry import DECOMPOSITION_NAME
+from madpipe.tracking.operations import is_local
 from madpipe.tracking.runs import Run, Store
 
 NOTED = (
@@ -69,7 +70,8 @@ class DecompositionRecord:
             return
         earlier = self.workspace.notes.get("decomposition_run_id")
         resume = earlier if earlier and self.store.has_run(earlier) else None
-        with self.store.run(f"{self.name} decomposition", "decomposition", resume=resume) as run:
+        key = f"{self.workspace.token}-decomposition"
+        with self.store.run(f"{self.name} decomposition", "decomposition", resume=resume, key=key) as run:
             self.workspace.note(decomposition_run_id=run.id)
             if resume is None:
                 run.params(self.shared_params())
@@ -85,11 +87,15 @@ class DecompositionRecord:
         run.metrics({f"quality/{name}": value for name, value in quality.items()})
         for k, fold in enumerate(folds):
             self._log_choice(run, fold.seed, fold.lengths, k)
-        run.note(_table(["quality on held-back trusted rows", ""], [[name, value] for name, value in quality.items()]))
+        run.note(
+            markdown_table(
+                ["quality on held-back trusted rows", ""], [[name, value] for name, value in quality.items()]
+            )
+        )
         return DecompositionLink(run.id, [run.model(DECOMPOSITION_NAME, self.shared_params())])
 
     def log_seeds(self, run: Run | None, folder: Path, seeds: Sequence[Assessment], best: int) -> str | None:
-        """Quality of the best seed and of every other, pictures, and the folder as a logged model: its address."""
+        """Quality of the best seed and of every other, pictures, the folder as a logged model: its address, if sent."""
         if run is None:
             return None
         run.metrics(_metrics("quality", seeds[best]))
@@ -102,7 +108,8 @@ class DecompositionRecord:
         run.artifact(folder / "quality.json", "quality")
         run.artifact(folder / "figures")
         run.note(_seeds_note(seeds, best))
-        return f"models:/{run.model(DECOMPOSITION_NAME, self.shared_params(), folder)}"
+        made = run.model(DECOMPOSITION_NAME, self.shared_params(), folder)
+        return None if is_local(made) else f"models:/{made}"
 
     def shared_params(self) -> dict[str, Any]:
         params = decomposition_params(self.decomposition)
@@ -145,10 +152,13 @@ def _seeds_note(seeds: Sequence[Assessment], best: int) -> str:
         + [s.figures[variant][name] for name in shown]
         for s in seeds
     ]
-    return f"Variant {variant}, on held-back trusted rows.\n\n" + _table(["seed", "description length", *shown], rows)
+    return f"Variant {variant}, on held-back trusted rows.\n\n" + markdown_table(
+        ["seed", "description length", *shown], rows
+    )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table for a note; floats get four digits."""
     cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     lines = [list(header), ["---"] * len(header), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,6 +1,8 @@
 """`evaluate`: labelled inputs show how well the pipeline separates and whether its p-values keep their word."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from madpipe.evaluation.metrics import operating_metrics
 from madpipe.pipeline.controls import ControlScores, control_scores
 from madpipe.pipeline.scorer import Pipeline
 from madpipe.pipeline.trusted_rows import kept_rows, rows_from
+from madpipe.workflows.evaluation_runs import log_evaluation
 from madpipe.workflows.score import pipeline_folder
 
 Floats = NDArray[np.float64]
@@ -29,6 +32,7 @@ def evaluate(
     untrusted: Path | None = None,
     key: str | None = None,
     figure: Path | None = None,
+    log: bool = False,
     trust_code: bool = False,
     tracking_uri: str | None = None,
     report: Callable[[str], None],
@@ -41,6 +45,54 @@ def evaluate(
         raise MissingFileError(f"cannot draw {figure}: there is no folder {figure.parent}; make it first.")
     folder = pipeline_folder(pipeline, trust_code, tracking_uri)
     loaded = Pipeline.load(folder)
+    judged = judge(
+        loaded,
+        folder,
+        labelled,
+        label=label,
+        controls=controls,
+        trusted=trusted,
+        untrusted=untrusted,
+        key=key,
+        report=report,
+    )
+    draw = partial(_draw, judged=judged, labelled=labelled)
+    if figure:
+        draw(figure)
+    if log:
+        log_evaluation(folder, loaded.config, labelled, judged.x, judged.result, draw, tracking_uri)
+    return judged.result
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Labelled inputs x [N, ...], every score of them, and the figures that `evaluate` tells."""
+
+    x: NDArray[np.float32]
+    is_anomalous: NDArray[np.bool_]
+    scores: Scores
+    controls: dict[str, ControlScores]
+    result: dict[str, Any]
+
+    def strongest_controls(self, count: int = 4) -> dict[str, Floats]:
+        """Anomaly scores of those with the highest AUROC."""
+        names = sorted(self.controls, key=lambda name: -self.result["controls"][name]["auroc"])[:count]
+        return {name: self.controls[name].anomaly_score for name in names}
+
+
+def judge(
+    loaded: Pipeline,
+    folder: Path,
+    labelled: Path,
+    *,
+    label: str,
+    controls: bool,
+    trusted: Path | None = None,
+    untrusted: Path | None = None,
+    key: str | None = None,
+    report: Callable[[str], None],
+) -> Judged:
+    """`evaluate` of a pipeline that is loaded, nothing drawn or logged."""
     x = _rows(loaded, labelled, key)
     is_anomalous = read_labels(labelled, label)
     _check_labels(is_anomalous, len(x), labelled, label)
@@ -66,15 +118,13 @@ def evaluate(
             name: {**operating_metrics(score, p, is_anomalous, control_size), "passes": passes}
             for name, (score, p, passes) in others.items()
         }
-    if figure:
-        _draw(figure, scores, others, result, is_anomalous, labelled)
-    return result
+    return Judged(x, is_anomalous, scores, others, result)
 
 
 def pipeline_scores(pipeline: Pipeline, x: NDArray[np.float32]) -> Scores:
     """The default score and every member's, each with p-values of its own calibration."""
     size = pipeline.batch_size
-    parts = [pipeline.score(x[i : i + size]) for i in range(0, len(x), size)]
+    parts = [pipeline.score(x[i : i + size], named_below=0) for i in range(0, len(x), size)]
     ranked = [pipeline.member_p_values(x[i : i + size]) for i in range(0, len(x), size)]
     default = np.concatenate([p.anomaly_score for p in parts]), np.concatenate([p.p_value for p in parts])
     members = {
@@ -98,25 +148,17 @@ def _check_labels(is_anomalous: NDArray[np.bool_], rows: int, path: Path, label:
         )
 
 
-def _draw(
-    figure: Path,
-    scores: Scores,
-    others: dict[str, ControlScores],
-    result: dict[str, Any],
-    is_anomalous: NDArray[np.bool_],
-    labelled: Path,
-) -> None:
+def _draw(figure: Path, judged: Judged, labelled: Path) -> None:
     from madpipe.reporting.figures import evaluation_figure, save_figure
 
-    strongest = sorted(others, key=lambda name: -result["controls"][name]["auroc"])[:4]
-    default, p_values = scores["default"]
+    default, p_values = judged.scores["default"]
     flagged = p_values <= 0.01
     drawn = evaluation_figure(
         default,
-        is_anomalous,
+        judged.is_anomalous,
         threshold=float(default[flagged].min()) if flagged.any() else None,
-        members={name: score for name, (score, _) in scores.items() if name != "default"},
-        controls={name: others[name][0] for name in strongest},
+        members={name: score for name, (score, _) in judged.scores.items() if name != "default"},
+        controls=judged.strongest_controls(),
         title=labelled.name,
     )
     save_figure(drawn, figure)

@@ -1,5 +1,6 @@
 """`fit`: a config becomes a fitted, calibrated, logged and registered pipeline folder."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -13,11 +14,11 @@ from madpipe.config.schema import PipelineConfig
 from madpipe.errors import DamagedFileError, TrackingError
 from madpipe.pipeline.ensemble import Ensemble
 from madpipe.pipeline.fitting import Decomposed, as_rows, best_of_seeds, chunks_of, fit_pipeline, make_splits
-from madpipe.pipeline.folder import publish, refuse_existing, staging
+from madpipe.pipeline.folder import folder_digest, publish, refuse_existing, staging
 from madpipe.pipeline.rehearsal import rehearse, untrained
 from madpipe.pipeline.scorer import Pipeline
 from madpipe.pipeline.source import Source
-from madpipe.pipeline.workspace import open_workspace
+from madpipe.pipeline.workspace import open_workspace, published_unrecorded
 from madpipe.pipeline.writing import write_pipeline
 from madpipe.tracking.runs import Run
 from madpipe.workflows.fit_runs import DecompositionLink, FitRecord
@@ -45,6 +46,7 @@ class FitResult:
     seconds: float
     quality: Mapping[str, float]
     summary: str
+    unsent: Path | None
 
 
 def fit(
@@ -54,11 +56,12 @@ def fit(
     output: Path | None,
     overwrite: bool = False,
     tracking_uri: str | None = None,
+    spool: bool = False,
     report: Report,
 ) -> FitResult:
     """Decompose (or take a decomposition), extract, fit, calibrate, write and log.
 
-    `base` is the folder that the config's paths start from.
+    `base` is the folder that the config's paths start from. spool: begin without a tracking server that answers.
     """
     started = time.monotonic()
     settings = stored_settings(config)
@@ -67,17 +70,17 @@ def fit(
     taken_from = taken.folder.digest if taken else None
     name = run_name(config, decomposition["method"])
     output = (output or Path(f"{config.tracking.experiment}-{name}")).absolute()
-    refuse_existing(output, overwrite)
     source = find_source(config, base)
     if taken:
         splits = taken.splits(source, settings["calibration"], config.seed)
     else:
         splits = make_splits(len(source.trusted), settings["calibration"], config.seed)
     own = identity("fit", settings, source, taken_from)
+    refuse_existing(output, overwrite or published_unrecorded(output, own))
     if follows(config.trainer):
         follow(config, output, own, source, [] if taken else splits)
     rehearse(source, splits[0], taken.start(source) if taken else untrained(source, *method_of(config)), settings)
-    store = find_store(config, tracking_uri)
+    store = find_store(config, tracking_uri, output, report, spool)
     with open_workspace(output, own) as workspace:
         announce(report, source, splits, workspace)
         if taken:
@@ -94,15 +97,19 @@ def fit(
                 write_pipeline(staged, source, settings, ensemble, decomposed, splits, facts, keep)
                 _refuse_changed_scores(staged, ensemble, source)
                 link = taken.link(store) if taken else record.log_chosen(run, decomposed)
-                publish(staged, output)
-    logged = _log(record, output, link, ensemble)
+                workspace.note(published=folder_digest(staged))
+                publish(staged, output, keep_work=True)
+        logged = _log(record, output, link, ensemble)
+        shutil.rmtree(workspace.folder, ignore_errors=True)
+    unsent = store.settle() if store else None
     return FitResult(
         pipeline=output,
-        run_id=logged[0],
-        decomposition_run_id=link.run_id,
+        run_id=store.real_id(logged[0]) if store and logged[0] else None,
+        decomposition_run_id=store.real_id(link.run_id) if store and link.run_id else link.run_id,
         model_uri=logged[1],
         seconds=time.monotonic() - started,
         quality=decomposed[0].quality,
+        unsent=unsent,
         summary=f"{ensemble.calibration.size} calibration rows, {_counted(len(splits), 'decomposition')}",
     )
 
@@ -149,12 +156,9 @@ def _log(record: FitRecord, output: Path, link: DecompositionLink, ensemble: Ens
     if record.store is None:
         return None, None
     scores = np.concatenate(list(ensemble.calibration.combined))
-    figures = {
-        "rows": float(len(scores)),
-        "anomaly_score_median": -float(np.median(scores)),
-        "anomaly_score_max": -float(scores.min()),
-    }
     try:
-        return record.log_detectors(output, link, figures)
+        return record.log_detectors(output, link, -scores)
     except TrackingError as error:
-        raise TrackingError(f"{output} is complete, but could not be logged: {error}") from error
+        raise TrackingError(
+            f"{output} is complete, but could not be logged: {error} The same command logs it later."
+        ) from error

@@ -8,12 +8,14 @@ from typing import Any
 from madpipe.config.resolving import method_of, resolved
 from madpipe.config.schema import PipelineConfig
 from madpipe.data.splits import SPLIT_ROWS, Split
+from madpipe.decomposition.checkpoints import damaged, newest_whole
 from madpipe.pipeline.fitting import TrainingPlan
 from madpipe.pipeline.source import Source, make_source, own_source
 from madpipe.pipeline.workspace import Workspace
 from madpipe.tasks.build import build_task
 from madpipe.tracking.addresses import redact
-from madpipe.tracking.runs import Store, open_store
+from madpipe.tracking.runs import Store
+from madpipe.tracking.sending import spooling_store
 
 Report = Callable[[str], None]
 
@@ -40,11 +42,14 @@ def find_source(config: PipelineConfig, base: Path) -> Source:
     return own_source(config.target.model_dump(), config.data.model_dump(), base)
 
 
-def find_store(config: PipelineConfig, tracking_uri: str | None) -> Store | None:
-    """None where tracking is disabled."""
+def find_store(
+    config: PipelineConfig, tracking_uri: str | None, output: Path, report: Report, absent: bool = False
+) -> Store | None:
+    """None where tracking is disabled. What the store cannot take is kept beside `output`; `absent`: from the start."""
     if not config.tracking.enabled:
         return None
-    return open_store(tracking_uri or config.tracking.tracking_uri, config.tracking.experiment)
+    address = tracking_uri or config.tracking.tracking_uri
+    return spooling_store(address, config.tracking.experiment, output, report, absent=absent)
 
 
 def identity(
@@ -98,8 +103,15 @@ def announce_decomposition(report: Report, source: Source, split: Split, workspa
 
 
 def tell_resumed(report: Report, workspace: Workspace) -> None:
-    if workspace.resumed and workspace.checkpoints.exists():
-        report("Continuing the interrupted training of the same config.")
+    """Also of damaged checkpoints, which training passes over."""
+    if not (workspace.resumed and workspace.checkpoints.exists()):
+        return
+    report("Continuing the interrupted training of the same config.")
+    for folder in sorted(workspace.checkpoints.iterdir()):
+        for checkpoint in damaged(folder):
+            before = newest_whole(folder)
+            instead = f"{before.name} is taken" if before else "this training starts over"
+            report(f"Warning: {checkpoint} is damaged and passed over; {instead}, which changes no result.")
 
 
 def _site_names(source: Source) -> str:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from madpipe.errors import MadpipeError, MissingFileError
-from madpipe.tracking.addresses import artifact_root, dialect_of, redact, sqlite_path, store_uri
+from madpipe.errors import MadpipeError
+from madpipe.tracking.addresses import artifact_root, dialect_of, existing_store, redact, store_uri
 
 QUIET_AND_SMALL = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes and 0.5 GB instead of 10 and 2.4 GB
@@ -26,21 +26,19 @@ def serve_ui(tracking_uri: str | None, *, host: str, port: int, report: Callable
     if dialect_of(uri) in SERVED_ELSEWHERE:
         report(f"The store is served already. Next: open {redact(uri)} and pick the 'Model training' view.")
         return
-    if dialect_of(uri) == "sqlite" and not sqlite_path(uri).is_file():
-        raise MissingFileError(
-            f"no MLflow store at {sqlite_path(uri)}. Run 'madpipe fit' there first, or give --tracking-uri."
-        )
-    _check_port(host, port)
+    existing_store(uri)
+    check_port(host, port)
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     report(f"MLflow shows {redact(uri)} at http://{shown_host}:{port} (Ctrl-C ends it).")
     report("Next: open it, and pick the 'Model training' view: MLflow opens in its GenAI one.")
     _become_server(uri, host, port)
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> int:
+    """The port to listen on, a free one for 0; MadpipeError where nobody can."""
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+            return int(listener.getsockname()[1])
     except OSError as failure:
         number = failure.errno or 0
         reason = os.strerror(number) if number > 0 else str(failure)  # create_server adds to the text of the first kind

@@ -56,6 +56,7 @@ def test_options_reach_the_workflow(madpipe, evaluations):
             "u.npz",
             "--figure",
             "f.png",
+            "--log",
             "--trust-code",
             "--tracking-uri",
             "sqlite:///a.db",
@@ -71,6 +72,7 @@ def test_options_reach_the_workflow(madpipe, evaluations):
         "trusted": Path("c.npz"),
         "untrusted": Path("u.npz"),
         "figure": Path("f.png"),
+        "log": True,
         "trust_code": True,
         "tracking_uri": "sqlite:///a.db",
     }

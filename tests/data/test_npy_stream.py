@@ -86,9 +86,9 @@ def test_a_negative_shape_is_refused(suffix, tmp_path):
 
 
 @both
-def test_a_header_over_64_kib_is_refused(suffix, tmp_path):
+def test_a_long_header_is_refused(suffix, tmp_path):
     path = write(tmp_path, npy_bytes(declared("(1,)") + " " * 70_000, bytes(4), version=b"\x02\x00"), suffix)
-    with pytest.raises(DamagedFileError, match="more than 65536 is refused"):
+    with pytest.raises(DamagedFileError, match="more than 10000 is refused"):
         read_array(path)
 
 

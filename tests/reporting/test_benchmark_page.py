@@ -1,7 +1,6 @@
 """A benchmark's page: whole in one file, with every name as it stands."""
 
 import re
-from html.parser import HTMLParser
 
 import pytest
 
@@ -11,33 +10,6 @@ from madpipe.reporting.benchmark_page import benchmark_page, dot_plot, values_of
 from madpipe.reporting.page import INK, table
 
 NAME = "<b>&$x$</b>"
-VOID = {"meta", "br", "img", "link"}
-
-
-class Reader(HTMLParser):
-    """Open elements, those closed out of turn, and every attribute that fetches."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.wrong, self.fetched, self.words = [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in VOID:
-            self.open.append(tag)
-        fetching = {"src", "href", "xlink:href", "data", "srcset"}
-        self.fetched += [value for name, value in attrs if name in fetching and not value.startswith("#")]
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.fixture
@@ -51,9 +23,8 @@ def written(summary):
     return benchmark_page(f"benchmark: {NAME}", "2 of 2 cells", summary, tables(summary))
 
 
-def test_the_page_is_well_formed_and_fetches_nothing(written):
-    reader = Reader()
-    reader.feed(written)
+def test_the_page_is_well_formed_and_fetches_nothing(written, read_page):
+    reader = read_page(written)
     assert (reader.open, reader.wrong, reader.fetched) == ([], [], [])
     assert "url(http" not in written
     assert "@import" not in written
@@ -61,9 +32,8 @@ def test_the_page_is_well_formed_and_fetches_nothing(written):
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of SVG's own words
 
 
-def test_names_are_shown_as_they_stand(written):
-    reader = Reader()
-    reader.feed(written)
+def test_names_are_shown_as_they_stand(written, read_page):
+    reader = read_page(written)
     assert "<b>" not in written
     assert reader.words.count(NAME) >= 4  # a row of each table; figures draw it too
 

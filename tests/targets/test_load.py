@@ -211,3 +211,11 @@ def test_a_pickle_is_refused_and_not_run(base, name):
     with pytest.raises(DamagedFileError) as caught:
         load(base, weights=name)
     assert "weights_only=False" not in message(caught)
+
+
+def test_weights_that_this_user_may_not_read_are_told_as_such(base, monkeypatch):
+    save_file(state(), base / "w.safetensors")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root, who runs tests in containers, may read anything
+    with pytest.raises(MissingFileError) as caught:
+        load(base, weights="w.safetensors")
+    assert "this user may not read" in message(caught)

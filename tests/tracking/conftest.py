@@ -2,16 +2,12 @@
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,42 +71,24 @@ def store(sqlite_uri: str) -> Store:
     return open_store(sqlite_uri, "digits")
 
 
-@pytest.fixture(scope="session")
-def server_uri(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[str]:
-    """The address of a real `mlflow server` on loopback, which is stopped with all its workers at the end."""
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def server_uri(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated: Path,
+    mlflow_server: Callable[[Path, str], Any],
+) -> Iterator[str]:
+    """The address of a real `mlflow server` on loopback, on either kind of store."""
     folder = tmp_path_factory.mktemp("server")
-    shutil.copy(migrated, folder / "mlflow.db")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += [
-        "--backend-store-uri",
-        f"sqlite:///{folder / 'mlflow.db'}",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "NO_PROXY": "127.0.0.1"}
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}", server, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _wait_until_healthy(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    direct = build_opener(ProxyHandler({}))
-    for _ in range(600):
-        assert server.poll() is None, log.read_text()
-        try:
-            if direct.open(f"{address}/health", timeout=1).status == 200:
-                return
-        except (URLError, OSError):
-            time.sleep(0.1)
-    raise AssertionError(f"no server after a minute: {log.read_text()}")
+    if request.param == "sqlite":
+        shutil.copy(migrated, folder / "mlflow.db")
+        backend = f"sqlite:///{folder / 'mlflow.db'}"
+    else:
+        backend = request.getfixturevalue("postgres")("tracking")
+    server = mlflow_server(folder, backend)
+    server.start()
+    yield server.uri
+    server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@ def test_nothing_is_left_in_the_current_folder(store: Store, pipeline_folder: Pa
 
 
 def test_a_stored_pipeline_scores_as_its_folder(model: Any, pipeline_folder: Path):
-    table, scored = model.predict(EXAMPLE), Pipeline.load(pipeline_folder).score(EXAMPLE)
+    table, scored = model.predict(EXAMPLE), Pipeline.load(pipeline_folder).score_flagging(EXAMPLE, 0.01)
     assert np.array_equal(table.anomaly_score, scored.anomaly_score)
     assert np.array_equal(table.p_value, scored.p_value)
     assert list(table.top_components) == ["; ".join(names) for names in scored.top_components]

@@ -19,7 +19,7 @@ METRICS = {
 
 
 def test_fit_prints_one_document_with_the_promised_keys(fitted):
-    assert set(fitted.document) == {"pipeline", "run_id", "decomposition_run_id", "model_uri", "seconds"}
+    assert set(fitted.document) == {"pipeline", "run_id", "decomposition_run_id", "model_uri", "seconds", "unsent"}
     assert Path(fitted.document["pipeline"]) == fitted.pipeline
     assert fitted.document["model_uri"] == "models:/my-model/1"
     assert 0 < fitted.document["seconds"] < 600
@@ -71,7 +71,7 @@ def read(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     if path.suffix == ".jsonl":
         return pd.DataFrame([json.loads(line) for line in path.read_text().splitlines()])
-    return pd.read_csv(path, dtype={"input_id": str})
+    return pd.read_csv(path, dtype={"input_id": str}, keep_default_na=False)
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
@@ -150,7 +150,8 @@ def test_anomalies_are_flagged_and_the_summary_says_what_to_do_next(madpipe, fit
 
 def test_top_components_name_components_and_deltas_of_the_sites(madpipe, fitted, tmp_path):
     table = scored(madpipe, fitted, tmp_path, ".parquet")
-    names = {name for row in table.top_components for name in row.split("; ")}
+    assert list(table.top_components != "") == list(table.p_value <= 0.05)
+    names = {name for row in table.top_components if row for name in row.split("; ")}
     assert all(name.removeprefix("delta@").split(":")[-1].split(".")[0] in ("0", "2") for name in names)
     assert table.top_components[100:].str.contains("delta@0").mean() > 0.5  # they excite what trusted rows never did
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,11 @@ import pytest
 
 from madpipe.components.checkpoint import load_json
 from madpipe.config.loading import load_config
+from madpipe.errors import UnknownNameError
 from madpipe.pipeline.folder import read_facts, write_manifest
 from madpipe.pipeline.scorer import Pipeline
+from madpipe.tracking.connection import quiet
+from madpipe.tracking.packaging import write_model
 from madpipe.workflows.fit import fit
 
 NAMES = ["age", "income", "debt", "height", "weight", "never"]
@@ -98,3 +102,38 @@ def test_a_manifest_that_names_no_columns_still_loads(table_fitted, tmp_path):
     facts = {name: value for name, value in read_facts(pipeline).items() if name != "columns"}
     write_manifest(pipeline, facts, load_json(pipeline / "pipeline.json")["files"])
     assert Pipeline.load(pipeline).columns is None
+
+
+# As an MLflow model
+
+
+@pytest.fixture(scope="module")
+def table_model(table_fitted, tmp_path_factory) -> Any:
+    """The pipeline as MLflow loads it."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    write_model(
+        folder, Pipeline.load(table_fitted / "pipeline"), table_fitted / "pipeline", np.ones((2, 6), np.float32)
+    )
+    with quiet():
+        from mlflow.pyfunc import load_model
+
+        return load_model(str(folder))
+
+
+def test_the_model_takes_columns_by_name_in_any_order(table_model, table_fitted):
+    with np.load(table_fitted / "test.npz") as test:
+        x = test["x"][:20].astype(np.float64)
+    by_name = table_model.predict(pd.DataFrame(x, columns=NAMES)[SHUFFLED])
+    scored = Pipeline.load(table_fitted / "pipeline").score(x.astype(np.float32))
+    np.testing.assert_array_equal(by_name.anomaly_score, scored.anomaly_score)
+
+
+def test_the_model_names_a_missing_column(table_model):
+    with pytest.raises(Exception, match="missing inputs \\['income'\\]"):
+        table_model.predict(pd.DataFrame(np.ones((1, 5)), columns=[name for name in NAMES if name != "income"]))
+
+
+def test_the_model_s_own_code_refuses_a_column_that_was_not_fitted_on(table_model):
+    table = pd.DataFrame(np.ones((1, 6)), columns=[*NAMES[:5], "nevre"])
+    with pytest.raises(UnknownNameError, match="no column 'never', which was fitted on. Did you mean 'nevre'?"):
+        table_model.unwrap_python_model().predict(None, table)
