@@ -65,7 +65,7 @@ def report(
     tracking_uri: str | None,
     as_json: bool,
 ) -> None:
-    """Write a page about a pipeline, and about inputs that it scored.
+    """Write a page about a pipeline and the inputs it scored.
 
     One file that needs no network and no scripts: the decomposition, its components, whether p-values are honest,
     scores, flagged inputs explained, and how to make all of it again. --json prints the figures it shows.

@@ -5,6 +5,7 @@ capital of the bets, a thinned history and the digests of the input files counte
 crash is counted once. A watch belongs to one pipeline: recalibrating or fitting again begins another.
 """
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -62,7 +63,12 @@ class DriftReport:
 
 
 class DriftWatch:
-    """Counts scores into the martingale; `save` writes what was counted."""
+    """Counts scores into the martingale; `save` writes what was counted.
+
+    key: of the array that is scored in each file, where it was asked for by name; another of the same file is counted.
+    """
+
+    key: str | None = None
 
     def __init__(self, path: Path, facts: dict[str, Any], martingale: DriftMartingale, history: History):
         self.path, self.martingale, self.history = path, martingale, history
@@ -70,9 +76,19 @@ class DriftWatch:
         self.latest = history.log10_evidence[-1] if "latest" not in facts else float(facts["latest"])
         self.skipped: list[str] = []
 
+    @contextmanager
+    def whole_or_not(self) -> Iterator[None]:
+        """What was counted in the block is forgotten where the block ends in an error."""
+        before = copy.deepcopy(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__ = before
+            raise
+
     def begin(self, path: Path) -> Callable[[Floats], None]:
         """What to call with the anomaly scores of an input file, batch by batch; once counted it is not again."""
-        held = digest(path)
+        held = digest(path) if self.key is None else f"{digest(path)}:{self.key}"
         if held in self.facts["counted"]:
             self.skipped.append(path.name)
             return lambda anomaly_scores: None
@@ -118,7 +134,9 @@ class DriftWatch:
 
 
 @contextmanager
-def drift_watch(path: Path, level: float | None, folder: Path, pipeline: Pipeline) -> Iterator[DriftWatch]:
+def drift_watch(
+    path: Path, level: float | None, folder: Path, pipeline: Pipeline, key: str | None = None
+) -> Iterator[DriftWatch]:
     """The watch kept in `path`, or a new one where there is no such file; one process at a time.
 
     level: None for the one it was begun with (0.01 when new). UsageError for the state of another pipeline or level;
@@ -135,7 +153,9 @@ def drift_watch(path: Path, level: float | None, folder: Path, pipeline: Pipelin
             "be told; fit on at least 200 rows to use --monitor."
         )
     with locked(path.with_name(f"{path.name}.lock"), f"another process is using {path} now; wait for it."):
-        yield _loaded(path, level, folder) if path.exists() else _begun(path, level, folder, pipeline)
+        watch = _loaded(path, level, folder) if path.exists() else _begun(path, level, folder, pipeline)
+        watch.key = key
+        yield watch
 
 
 def _begun(path: Path, level: float | None, folder: Path, pipeline: Pipeline) -> DriftWatch:
@@ -177,6 +197,9 @@ def _facts(path: Path) -> dict[str, Any]:
         raise _damaged(path) from None
     needed = {"format", "pipeline", "level", "alarmed_at", "counted", "seen", "latest", "stride", "random"}
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or not needed <= facts.keys():
+        raise _damaged(path)
+    least = {"seen": 0, "stride": 1}
+    if any(not isinstance(facts[name], int) or facts[name] < smallest for name, smallest in least.items()):
         raise _damaged(path)
     return facts
 

@@ -32,8 +32,9 @@ STAGED = "staged"  # the folder in the working folder in which everything is wri
 
 @dataclass(frozen=True, kw_only=True)
 class FolderKind:
-    """closed: folders in which a file that the manifest does not name could change results. optional: files under it
-    may be absent. command: what makes such a folder. format: the version of its layout.
+    """needed: files that the manifest has to name. closed: folders in which a file that the manifest does not name
+    could change results. optional: files under it may be absent. command: what makes such a folder. format: the
+    version of its layout.
     """
 
     noun: str
@@ -42,12 +43,14 @@ class FolderKind:
     optional: str
     command: str
     format: int
+    needed: tuple[str, ...] = ()
 
 
 PIPELINE = FolderKind(
     noun="pipeline",
     manifest="pipeline.json",
     closed=("target", "folds", "ensemble", "trusted"),
+    needed=("config.yaml", "splits.npz"),
     optional="trusted/",
     command="fit",
     format=3,
@@ -141,6 +144,9 @@ def verify(folder: Path, kind: FolderKind = PIPELINE) -> dict[str, Any]:
     files = manifest.get("files")
     if not isinstance(files, dict) or manifest.get("digest") != _manifest_digest(manifest):
         raise _altered(path, kind)
+    for name in kind.needed:
+        if name not in files:
+            raise DamagedFileError(f"{path}: does not name {name}; {kind.command} it again or restore the file.")
     for name, expected in files.items():
         _verify_file(folder, name, expected, kind)
     _refuse_strangers(folder, files, kind)
@@ -168,7 +174,7 @@ def _refuse_strangers(folder: Path, files: Mapping[str, str], kind: FolderKind) 
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise DamagedFileError(f"{path}: a link; a {kind.noun} holds files alone. Put the file in its place.")
-        if path.is_file() and name not in files and "__pycache__" not in path.parts:
+        if path.is_file() and name not in files and "__pycache__" not in name.split("/"):
             raise DamagedFileError(f"{path}: not in the manifest, so it was not part of the {kind.noun}; remove it.")
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from madpipe.errors import DamagedFileError, TrackingError, UnreachableError
+from madpipe.errors import DamagedFileError, MissingFileError, TrackingError, UnreachableError
 from madpipe.pipeline.locking import locked
 from madpipe.tracking.addresses import redact
 from madpipe.tracking.connection import border, bounded, bounded_upload, impatient, quiet
@@ -65,8 +65,7 @@ class Spool:
     def write(self, operation: Operation, *, again: bool = False) -> str | None:
         """As `Performer.perform`; what it would return is a name that stands for it where the operation is kept."""
         if self.waiting and time.monotonic() >= self._ask_again_at:
-            with suppress(UnreachableError):
-                self.send()
+            self._try_to_send()
         if not self.waiting:
             try:
                 return _perform(self.performer, operation, again=again)
@@ -96,9 +95,13 @@ class Spool:
     def settle(self) -> Path | None:
         """One last try to send what is kept; the folder where it stays, None where nothing is kept."""
         if self.waiting:
-            with suppress(UnreachableError):
-                self.send()
+            self._try_to_send()
         return self.folder if self.waiting else None
+
+    def _try_to_send(self) -> None:
+        """MissingFileError: another process, `madpipe sync`, is sending now or has just sent all of it."""
+        with suppress(UnreachableError, MissingFileError):
+            self.send()
 
     def holds_run(self, identifier: str) -> bool:
         """Whether a run that this names is being kept, or was sent since."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from madpipe.data.inputs import InputStream, open_inputs
 from madpipe.detectors.conformal import minimum_rows
-from madpipe.errors import ContentError, MissingFileError
+from madpipe.errors import ContentError, MissingFileError, TooFewRowsError
 from madpipe.pipeline.drift import DriftReport, DriftWatch, drift_watch
 from madpipe.pipeline.folder import digest, folder_digest
 from madpipe.pipeline.scorer import Pipeline
@@ -62,6 +62,11 @@ def score(
     started = time.monotonic()
     folder = pipeline_folder(pipeline, trust_code, tracking_uri)
     loaded = Pipeline.load(folder, device)
+    if fdr is not None and loaded.facts["crossed"]:
+        raise TooFewRowsError(
+            "--fdr: this pipeline has too few trusted rows for one frozen calibration (it is cross-fitted), and of its "
+            "p-values no false-discovery rate is known to follow; fit on at least 200 rows, or use --alpha."
+        )
     size = batch_size or loaded.batch_size
     stream = open_inputs(inputs, key or loaded.key, size, shape=loaded.input_shape, columns=loaded.columns)
     stamp = None
@@ -72,7 +77,7 @@ def score(
         stamp = replace(run_stamp(folder, loaded, stream, key, {"alpha": alpha}), shard=shard[0], shards=shard[1])
     if fdr is None:
         warn_of_level(alpha, loaded.calibration_size, report)
-    with open_watch(monitor, monitor_level, folder, loaded) as watch:
+    with open_watch(monitor, monitor_level, folder, loaded, key) as watch:
         if fdr is None:
             rows, flagged = write_scores(loaded, stream, output, alpha, stamp=stamp, watch=watch)
         else:
@@ -181,9 +186,9 @@ def tell_of_memory(pipeline: Pipeline, batch_size: int, report: Report) -> None:
 
 
 def open_watch(
-    monitor: Path | None, level: float | None, folder: Path, pipeline: Pipeline
+    monitor: Path | None, level: float | None, folder: Path, pipeline: Pipeline, key: str | None
 ) -> AbstractContextManager[DriftWatch | None]:
-    return drift_watch(monitor, level, folder, pipeline) if monitor else nullcontext()
+    return drift_watch(monitor, level, folder, pipeline, key) if monitor else nullcontext()
 
 
 def _count_nothing(anomaly_scores: Any) -> None:

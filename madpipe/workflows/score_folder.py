@@ -7,7 +7,7 @@ could disagree. Another pipeline has another folder, so that nothing is overwrit
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -85,11 +85,12 @@ def score_folder(
     result = FolderResult(str(place), loaded.calibration_size)
     size = batch_size or loaded.batch_size
     busy = f"another process is scoring into {output} now; wait for it, or choose another -o."
-    with locked(output / ".lock", busy), open_watch(monitor, monitor_level, folder, loaded) as watch:
+    with locked(output / ".lock", busy), open_watch(monitor, monitor_level, folder, loaded, key) as watch:
         _clear_away(output, place)
         for file in _since(_input_files(inputs), since, output):
             try:
-                done = _score_file(folder, loaded, file, place, suffix, alpha, key, size, watch)
+                with watch.whole_or_not() if watch else nullcontext():
+                    done = _score_file(folder, loaded, file, place, suffix, alpha, key, size, watch)
             except (ContentError, UsageError) as error:
                 result.failed[file.name] = str(error)
                 _mark(output, file).write_text(f"{file.absolute()}\n{error}\n", encoding="utf-8")

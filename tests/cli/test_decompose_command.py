@@ -23,6 +23,7 @@ def result_of(*figures: dict[str, dict[str, float]]) -> SimpleNamespace:
         seconds=75.0,
         best=len(seeds) - 1,
         seeds=seeds,
+        unsent=None,
     )
 
 
@@ -63,7 +64,7 @@ def test_json_is_one_document_with_an_entry_per_seed(madpipe, decomposes, tmp_pa
     decomposes({"first": KNOWN | MEASURED, "second": MEASURED}, {"first": KNOWN | MEASURED, "second": MEASURED})
     ended = madpipe("decompose", "x.yaml", "--json")
     document = json.loads(ended.out)
-    assert list(document) == ["decomposition", "run_id", "model_uri", "seconds", "best_seed", "quality"]
+    assert list(document) == ["decomposition", "run_id", "model_uri", "seconds", "unsent", "best_seed", "quality"]
     assert document["decomposition"] == str(tmp_path / "out/it")
     assert (document["run_id"], document["seconds"], document["best_seed"]) == ("r1", 75.0, 1)
     assert [entry["seed"] for entry in document["quality"]] == [0, 1]

@@ -22,6 +22,7 @@ def fits(stand_in, monkeypatch):
         seconds=75.0,
         quality={},
         summary="500 calibration rows, 1 fold",
+        unsent=None,
     )
     return stand_in("fit", lambda *_, **__: result)
 
@@ -50,6 +51,7 @@ def test_json_is_one_document(madpipe, fits, config_file):
         "run_id": "r1",
         "decomposition_run_id": "r0",
         "model_uri": "models:/m/1",
+        "unsent": None,
         "seconds": 75.0,
     }
 

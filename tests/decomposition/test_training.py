@@ -139,6 +139,27 @@ def test_one_variant_is_trained_per_instance(small_mlp, rows, tmp_path):
     assert method.model.instances == len(method.variant_names)
 
 
+@pytest.mark.parametrize("damaged", [["last.ckpt"], ["last.ckpt", "previous.ckpt"]])
+def test_a_damaged_checkpoint_is_passed_over(start, small_mlp, rows, tmp_path, monkeypatch, damaged):
+    monkeypatch.setattr(training, "CHECKPOINT_ROUNDS", 1)
+    whole = start("spd", small_mlp, rows, steps=STEPS)
+    run(whole, rows, tmp_path / "whole")
+
+    def stop(step: int, terms: dict[str, float]) -> None:
+        if step == 60:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run(start("spd", small_mlp, rows, steps=STEPS), rows, tmp_path / "cut", stop)
+    for name in damaged:
+        (tmp_path / "cut" / name).write_bytes(b"not a checkpoint")
+    seen: list[int] = []
+    again = start("spd", small_mlp, rows, steps=STEPS)
+    run(again, rows, tmp_path / "cut", lambda step, terms: seen.append(step))
+    assert seen[0] == (20 if len(damaged) == 2 else 40)
+    assert_same_bits(state(again), state(whole))
+
+
 def checkpoint_of(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
 

@@ -172,3 +172,22 @@ def test_scoring_with_a_watch_is_scoring(fitted, stream, tmp_path):
     assert said == [said[0]]
     assert said[0].startswith(f"Drift: alarm at input {result.drift.alarmed_at} ")
     assert (tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_file_that_fails_half_way_leaves_no_trace(pipeline, watching, stream):
+    with watching("clean.npz") as watch:
+        clean = counted(pipeline, watch, stream[:2])
+    with watching() as watch:
+        with pytest.raises(ArithmeticError), watch.whole_or_not():
+            watch.begin(stream[2])(pipeline.score(np.load(stream[2])).anomaly_score)
+            raise ArithmeticError
+        assert watch.martingale.seen == 0
+        after = counted(pipeline, watch, stream[:2])
+    assert (after.seen, after.log10_evidence) == (clean.seen, pytest.approx(clean.log10_evidence, abs=1e-9))
+
+
+def test_another_array_of_the_same_file_is_counted(fitted, pipeline, tmp_path, stream):
+    for key in ("morning", "evening", "evening"):
+        with drift_watch(tmp_path / "drift.npz", None, fitted.pipeline, pipeline, key) as watch:
+            last = counted(pipeline, watch, stream[:1])
+    assert (last.seen, last.skipped) == (120, ("0.npy",))

@@ -213,6 +213,19 @@ def test_two_processes_do_not_send_at_once(kept):
         send(kept.spool.folder, Performer(kept.switch))
 
 
+def test_a_run_goes_on_while_another_process_sends(world, monkeypatch):
+    monkeypatch.setattr("madpipe.tracking.spool.RETRY_SECONDS", 0.0)
+    with world.store.run("a run", "decomposition") as run:
+        world.switch.away = True
+        log(run, 1)
+        world.switch.away = False
+        with locked(world.spool.folder / "lock", "x"):
+            log(run, 2)
+            assert world.store.settle() == world.spool.folder
+        log(run, 3)
+    assert world.points(run.id) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
 def test_what_is_kept_while_the_rest_is_being_sent_is_sent_too(kept, monkeypatch):
     late: list[Callable[[], object]] = [lambda: kept.spool.keep(operation("late"))]
     start = json.loads(journal(kept.spool).read_text().splitlines()[0])["key"]

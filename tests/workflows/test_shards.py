@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from madpipe.errors import TooFewRowsError, UsageError
 from madpipe.score_files import read_stamp
 from madpipe.workflows.merge import merge
 from madpipe.workflows.score import score
@@ -49,6 +50,19 @@ def test_merged_shards_are_the_table_of_one_process(shards, whole, tmp_path):
     exact = ["input_id", "p_value", "flagged"]
     pd.testing.assert_frame_equal(merged[exact], whole[exact], check_exact=True)
     pd.testing.assert_frame_equal(merged, whole, rtol=1e-6)
+
+
+def test_a_merge_neither_replaces_a_shard_nor_takes_what_was_merged_by_discoveries(shards, tmp_path):
+    with pytest.raises(UsageError, match="one of the tables to merge"):
+        merge(shards, output=str(shards[0]), report=quiet)
+    merge(shards, output=str(tmp_path / "all.parquet"), fdr=0.2, report=quiet)
+    with pytest.raises(UsageError, match="merged with --fdr before"):
+        merge([tmp_path / "all.parquet"], output=str(tmp_path / "again.parquet"), report=quiet)
+
+
+def test_false_discoveries_are_not_controlled_by_cross_fitted_p_values(cross_fitted, inputs, tmp_path):
+    with pytest.raises(TooFewRowsError, match="--fdr"):
+        score(str(cross_fitted), inputs, output=str(tmp_path / "s.parquet"), fdr=0.1, report=quiet)
 
 
 def test_false_discoveries_are_controlled_over_the_merged_rows(fitted, inputs, shards, tmp_path):
